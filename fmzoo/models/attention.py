@@ -1,0 +1,172 @@
+"""Attention as a pure function of ``q, k, v, mask``, by the plain XLA form or a named kernel."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from fmzoo.errors import InputError
+from fmzoo.models.dropout import dropout
+from fmzoo.models.positions import alibi_slopes
+
+Array = jax.Array
+
+
+class Mask(struct.PyTreeNode):
+    """Who may look at whom: a key no later than the query, in its segment, not a pad, within the window.
+
+    Attributes:
+      q_positions: ``int32[B or 1, T]``.
+      k_positions: ``int32[B or 1, S]``; below 0 is an empty slot.
+      q_segments: ``int32[B, T]``, or None where all is one segment.
+      k_segments: ``int32[B, S]``, or None; 0 is a pad.
+      window: how many keys a query sees, itself included; None is all.
+      in_order: positions are ``0 .. T - 1``, so that kernels may count instead of reading them.
+    """
+
+    q_positions: Array
+    k_positions: Array
+    q_segments: Array | None = None
+    k_segments: Array | None = None
+    window: int | None = struct.field(pytree_node=False, default=None)
+    in_order: bool = struct.field(pytree_node=False, default=False)
+
+    def dense(self) -> Array:
+        """``bool[B or 1, T, S]``, true where the query may look."""
+        distance = self.q_positions[:, :, None] - self.k_positions[:, None, :]
+        seen = (distance >= 0) & (self.k_positions >= 0)[:, None, :]
+        if self.window is not None:
+            seen &= distance < self.window
+        if self.q_segments is not None:
+            same = self.q_segments[:, :, None] == self.k_segments[:, None, :]
+            seen &= same & (self.k_segments > 0)[:, None, :]
+        return seen
+
+
+def alibi_bias(mask: Mask, num_heads: int, dtype: jnp.dtype) -> Array:
+    """``-slope * distance`` for each head, ``[B or 1, N, T, S]`` (arXiv 2108.12409, section 3)."""
+    distance = mask.q_positions[:, None, :, None] - mask.k_positions[:, None, None, :]
+    wide = jnp.promote_types(jnp.float32, dtype)
+    return -jnp.asarray(alibi_slopes(num_heads), wide)[None, :, None, None] * distance.astype(wide)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    seen: Array,
+    *,
+    scale: float,
+    bias: Array | None = None,
+    softcap: float | None = None,
+    dropout_keys: Array | None = None,
+    dropout_rate: float = 0.0,
+) -> Array:
+    """``softmax(softcap(q k^T * scale) + bias) v`` (arXiv 1706.03762, eq. 1), heads grouped over keys (2305.13245).
+
+    Args:
+      q: ``[B, T, N, H]``.
+      k: ``[B, S, K, H]`` with N divisible by K.
+      v: ``[B, S, K, H]``.
+      seen: ``bool[B or 1, T, S]``. A query that sees nothing gets some finite value.
+      scale: of the scores.
+      bias: ``[B or 1, N, T, S]`` on the scores, or None.
+      softcap: ``c`` of ``c tanh(s / c)`` (arXiv 2408.00118, section 2), or None.
+      dropout_keys: a key for each row ``[B]`` to drop probabilities, or None.
+      dropout_rate: the share dropped.
+
+    Returns:
+      ``[B, T, N, H]`` in the dtype of ``q``; scores and softmax are in float32 or better.
+    """
+    batch, length, heads, width = q.shape
+    groups = heads // k.shape[2]
+    wide = jnp.promote_types(jnp.float32, q.dtype)
+    q = (q * jnp.asarray(scale, q.dtype)).reshape(batch, length, k.shape[2], groups, width)
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=wide)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.reshape(bias.shape[0], k.shape[2], groups, *bias.shape[2:])
+    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(wide).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_keys, dropout_rate).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(batch, length, heads, width)
+
+
+def attend_cudnn(q: Array, k: Array, v: Array, mask: Mask, *, scale: float) -> Array:
+    """The same by cuDNN's fused kernel on an NVIDIA GPU, in float16 or bfloat16; shapes as in `attend`."""
+    counted = mask.in_order and mask.q_segments is None
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        mask=None if counted else mask.dense()[:, None],
+        scale=scale,
+        is_causal=counted,
+        local_window_size=(mask.window - 1, 0) if counted and mask.window is not None else None,
+        implementation="cudnn",
+    )
+
+
+def attend_splash(
+    q: Array, k: Array, v: Array, mask: Mask, *, scale: float, softcap: float | None = None, interpret: bool = False
+) -> Array:
+    """The same by the splash kernel on a TPU (Pallas); shapes as in `attend`, T = S a multiple of 128.
+
+    Args:
+      q: ``[B, T, N, H]``.
+      k: ``[B, T, K, H]``.
+      v: ``[B, T, K, H]``.
+      mask: causal within segments and window. Documents must stand in order, as packing puts them, since the kernel
+        compares indices, not positions.
+      scale: of the scores.
+      softcap: ``c`` of ``c tanh(s / c)``, or None.
+      interpret: run by Pallas' interpreter, on any device.
+
+    Raises:
+      InputError: the length does not divide into blocks.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    length, heads = q.shape[1], q.shape[2]
+    if length % 128 or k.shape[1] != length:
+        raise InputError(f"attention splash got length {length}; a multiple of 128 equal for q and k is needed")
+    one = masks.CausalMask((length, length))
+    if mask.window is not None:
+        one = masks.LocalMask((length, length), (mask.window - 1, 0), 0)
+    block = next(b for b in (512, 256, 128) if length % b == 0)
+    sizes = splash.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
+    make = splash.make_splash_mqa_single_device if k.shape[2] == 1 else splash.make_splash_mha_single_device
+    kernel = make(
+        masks.MultiHeadMask([one] * heads), block_sizes=sizes, attn_logits_soft_cap=softcap, interpret=interpret
+    )
+    segments = None
+    if mask.q_segments is not None:
+        segments = splash.SegmentIds(q=mask.q_segments, kv=mask.k_segments)
+    q = jnp.swapaxes(q * jnp.asarray(scale, q.dtype), 1, 2)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    if k.shape[1] == 1:
+        k, v = k[:, 0], v[:, 0]
+    out = jax.vmap(kernel)(q, k, v, segments) if segments is not None else jax.vmap(kernel)(q, k, v)
+    return jnp.swapaxes(out, 1, 2)
+
+
+def write(cache: dict[str, Any], rows: dict[str, Array], slots: Array) -> dict[str, Any]:
+    """Puts new keys and values where they belong.
+
+    Args:
+      cache: ``{"k", "v"}``, each ``[B, S, K, H]``.
+      rows: the same names, ``[B, T, K, H]``.
+      slots: ``int32[B, T]``, distinct in a row; S or more is dropped.
+
+    Returns:
+      The cache with ``cache[name][b, slots[b, t]] = rows[name][b, t]``.
+    """
+    batch = np.arange(slots.shape[0])[:, None]
+    return {n: cache[n].at[batch, slots].set(rows[n].astype(cache[n].dtype), mode="drop") for n in cache}

@@ -1,0 +1,216 @@
+"""The decoder's configuration: one architecture, orthogonal options, each in the part that it changes."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from fmzoo.errors import InputError, nearest
+
+Kind = Literal["global", "local"]
+
+
+def _require(true: bool, sentence: str) -> None:
+    if not true:
+        raise InputError(sentence)
+
+
+def _positive(config: object, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        _require(value is None or value > 0, f"{field} is {value}; a number above 0 is needed")
+
+
+def _one_of(config: object, **options: tuple[str, ...]) -> None:
+    for field, names in options.items():
+        value = getattr(config, field)
+        _require(value in names, f"{field} is {value!r}; one of {', '.join(names)} is needed")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions (RoFormer, arXiv 2104.09864): theta, which dimensions turn, and how they are stretched."""
+
+    theta: float = 10_000.0
+    fraction: float = 1.0  # of head_dim that is rotated (GPT-NeoX, Phi)
+    interleaved: bool = False  # pairs (2i, 2i+1) as Meta stores them; else halves (i, i + H/2) as Hugging Face does
+    scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
+    factor: float = 1.0
+    original_context: int = 8192  # llama3, yarn: the context length that the model was pretrained at
+    low_frequency_factor: float = 1.0  # llama3
+    high_frequency_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float | None = None  # yarn: multiplies cos and sin; None is 0.1 ln(factor) + 1
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _positive(self, "theta", "fraction", "factor", "original_context", "attention_factor")
+        _require(self.fraction <= 1, f"rope fraction is {self.fraction}; at most 1 is needed")
+        _one_of(self, scaling=("none", "linear", "llama3", "yarn"))
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Multi-head, grouped-query or multi-query attention with a head width of its own."""
+
+    num_heads: int = 8
+    num_kv_heads: int = 8
+    head_dim: int = 64
+    scale: float | None = None  # of the scores; None is head_dim ** -0.5
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: Literal["none", "head", "all"] = "none"  # over each head (Qwen 3, Gemma 3) or all heads together (OLMo 2)
+    logit_softcap: float | None = None  # c tanh(s / c) on the scores, before the mask
+    window: int | None = None  # keys that a local layer sees, itself included
+    dropout: float = 0.0  # of the attention probabilities
+    implementation: Literal["xla", "cudnn", "splash"] = "xla"
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _positive(self, "num_heads", "num_kv_heads", "head_dim", "scale", "logit_softcap", "window")
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}; a divisor is needed",
+        )
+        _require(0 <= self.dropout < 1, f"attention dropout is {self.dropout}; at least 0 and below 1 is needed")
+        _one_of(self, qk_norm=("none", "head", "all"), implementation=("xla", "cudnn", "splash"))
+        _require(
+            self.implementation == "xla" or not self.dropout,
+            f"attention dropout {self.dropout} needs the implementation xla, not {self.implementation}",
+        )
+        _require(
+            self.implementation != "cudnn" or self.logit_softcap is None,
+            f"logit_softcap {self.logit_softcap} needs the implementation xla or splash, not cudnn",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpConfig:
+    """The feed-forward half of a block: gated (``act(x G) * (x U)) D``) or plain (``act(x U) D``)."""
+
+    d_ff: int = 2048
+    activation: Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu"] = "silu"
+    gated: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _positive(self, "d_ff")
+        _one_of(self, activation=("silu", "gelu", "gelu_tanh", "quick_gelu", "relu"))
+
+
+@dataclasses.dataclass(frozen=True)
+class NormConfig:
+    """RMSNorm (arXiv 1910.07467) or LayerNorm (1607.06450), and where in a block it stands."""
+
+    kind: Literal["rms", "layer"] = "rms"
+    epsilon: float = 1e-5
+    bias: bool = False
+    unit_offset: bool = False  # multiplies by 1 + w, so that w starts at 0 (Gemma)
+    placement: Literal["pre", "post", "both"] = "pre"  # x + f(norm(x)), x + norm(f(x)), x + norm(f(norm(x)))
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _positive(self, "epsilon")
+        _one_of(self, kind=("rms", "layer"), placement=("pre", "post", "both"))
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder-only transformer.
+
+    Layers are ``prefix``, then as many whole ``pattern`` periods as fit ``num_layers``, then the part of a period that
+    is left (the tail). A ``local`` layer attends within ``attention.window`` and turns by ``local_rope`` if there is one.
+    """
+
+    vocab_size: int = 32_000
+    d_model: int = 512
+    num_layers: int = 8
+    context_length: int = 2048
+    attention: AttentionConfig = AttentionConfig()
+    mlp: MlpConfig = MlpConfig()
+    norm: NormConfig = NormConfig()
+    prefix: tuple[Kind, ...] = ()
+    pattern: tuple[Kind, ...] = ("global",)
+    position: Literal["rope", "learned", "alibi", "none"] = "rope"
+    rope: RopeConfig = RopeConfig()
+    local_rope: RopeConfig | None = None
+    block: Literal["sequential", "parallel", "parallel_shared_norm"] = "sequential"
+    tied_head: bool = False
+    scaled_embedding: bool = False  # multiplies embeddings by sqrt(d_model), rounded to the compute dtype (Gemma)
+    logit_softcap: float | None = None  # of the vocabulary logits
+    dropout: float = 0.0  # of the embeddings and of each branch before it is added
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"  # of the computation
+    layers: Literal["scan", "unrolled"] = "scan"
+    remat: Literal["none", "full", "dots"] = "none"
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range and parts that do not fit together."""
+        _positive(self, "vocab_size", "d_model", "num_layers", "context_length", "logit_softcap")
+        _require(0 <= self.dropout < 1, f"dropout is {self.dropout}; at least 0 and below 1 is needed")
+        _one_of(
+            self,
+            position=("rope", "learned", "alibi", "none"),
+            block=("sequential", "parallel", "parallel_shared_norm"),
+            dtype=("float32", "bfloat16", "float16", "float64"),
+            layers=("scan", "unrolled"),
+            remat=("none", "full", "dots"),
+        )
+        kinds = {*self.prefix, *self.pattern}
+        _require(bool(self.pattern), "pattern is empty; at least one of global, local is needed")
+        _require(kinds <= {"global", "local"}, f"pattern holds {sorted(kinds)}; only global and local are known")
+        _require(
+            len(self.prefix) <= self.num_layers,
+            f"prefix has {len(self.prefix)} layers; at most num_layers={self.num_layers} is needed",
+        )
+        _require(
+            "local" not in kinds or self.attention.window is not None,
+            "pattern has a local layer and attention.window is None; a window above 0 is needed",
+        )
+        rotated = int(self.attention.head_dim * self.rope.fraction)
+        _require(
+            self.position != "rope" or rotated % 2 == 0,
+            f"head_dim {self.attention.head_dim} rotates {rotated} dimensions; an even number is needed",
+        )
+        _require(
+            self.position != "alibi" or self.attention.implementation == "xla",
+            f"position alibi needs the attention implementation xla, not {self.attention.implementation}",
+        )
+
+    @property
+    def num_periods(self) -> int:
+        """How many whole periods of the pattern there are: the length of the stacked axis."""
+        return (self.num_layers - len(self.prefix)) // len(self.pattern)
+
+    @property
+    def tail(self) -> tuple[Kind, ...]:
+        """The layers after the last whole period."""
+        return self.pattern[: (self.num_layers - len(self.prefix)) % len(self.pattern)]
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kind of every layer, in order."""
+        return self.prefix + self.pattern * self.num_periods + self.tail
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """The dtype of activations."""
+        return jnp.dtype(self.dtype)
+
+
+def replace(config: DecoderConfig, **changes: object) -> DecoderConfig:
+    """A config with fields changed by name; ``attention__window=4`` reaches into a part.
+
+    Raises:
+      InputError: a field is unknown.
+    """
+    own, parts = {}, {}
+    for name, value in changes.items():
+        head, _, rest = name.partition("__")
+        if head not in (names := [f.name for f in dataclasses.fields(config)]):
+            raise InputError(f"{type(config).__name__} has no field {head!r}; {nearest(head, names)}")
+        (parts.setdefault(head, {}) if rest else own)[rest or head] = value
+    for name, inner in parts.items():
+        own[name] = replace(own.get(name, getattr(config, name)), **inner)
+    return dataclasses.replace(config, **own)

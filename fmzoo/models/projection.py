@@ -1,0 +1,82 @@
+"""Weights are read through `project`: a kernel is an array, or a node that knows how to multiply."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from fmzoo.errors import InputError
+
+Array = jax.Array
+
+
+@runtime_checkable
+class Node(Protocol):
+    """A weight that is not one array: LoRA here; quantised forms are nodes too. A node is a JAX pytree."""
+
+    def project(self, x: Array) -> Array:
+        """``x [..., D]`` times the weight ``[D, F]``."""
+
+
+class Lora(struct.PyTreeNode):
+    """A frozen kernel and a low-rank change of it (arXiv 2106.09685, eq. 3): ``x W + (x A) B * scale``.
+
+    The product ``A B`` is never formed, so neither a merged kernel nor a full gradient exists.
+
+    Attributes:
+      kernel: the frozen weight ``[..., D, F]``, itself an array or a node.
+      a: ``[..., D, r]``.
+      b: ``[..., r, F]``.
+      scale: ``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA (arXiv 2312.03732).
+    """
+
+    kernel: Any
+    a: Array
+    b: Array
+    scale: float = struct.field(pytree_node=False, default=1.0)
+
+    def project(self, x: Array) -> Array:
+        """``x [..., D]`` to ``[..., F]``."""
+        low = project(project(x, self.a), self.b)
+        return project(x, jax.lax.stop_gradient(self.kernel)) + low * jnp.asarray(self.scale, x.dtype)
+
+
+def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> Array:
+    """``x [..., D]`` times a kernel ``[D, F]``, read in the dtype of ``x``; the result is in ``dtype``, else in that of ``x``."""
+    if isinstance(kernel, Node):
+        return kernel.project(x).astype(dtype or x.dtype)
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
+
+
+def read(module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> Any:
+    """A parameter of a Linen module, made in float32 by ``init`` if it is not there; a node passes through as it is.
+
+    Raises:
+      InputError: the parameter has another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, jnp.float32)
+    value = module.get_variable("params", name)
+    if not isinstance(value, Node) and value.shape != shape:
+        path = "/".join((*module.path, name))
+        raise InputError(f"parameter {path} has shape {value.shape}; the config needs {shape}")
+    return value
+
+
+class Linear(nn.Module):
+    """``x [..., D]`` to ``[..., features]`` with an optional bias; the kernel is ``[D, features]``."""
+
+    features: int
+    use_bias: bool = False
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Multiplies in the dtype of ``x``."""
+        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
+        y = project(x, read(self, "kernel", init, (x.shape[-1], self.features)))
+        if self.use_bias:
+            y = y + read(self, "bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        return y
