@@ -1,1 +1,17 @@
-"""text."""
+"""Tokenizers, learning a vocabulary, and packing documents into rows: NumPy only."""
+
+from fmzoo.text.bpe import train_bpe
+from fmzoo.text.packing import concatenate_and_split, first_fit
+from fmzoo.text.stream_decoder import StreamDecoder
+from fmzoo.text.tokenizers import ByteTokenizer, Tokenizer, encode_document, load_tokenizer
+
+__all__ = [
+    "ByteTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "concatenate_and_split",
+    "encode_document",
+    "first_fit",
+    "load_tokenizer",
+    "train_bpe",
+]
