@@ -1,5 +1,6 @@
 """Models as pure functions: Linen modules over plain trees, with the frozen configs that know their size."""
 
+from fmzoo.models.accounting import flops_per_token, matmul_parameters, parameter_count
 from fmzoo.models.attention import Mask, attend, attend_cudnn, attend_splash
 from fmzoo.models.cache import cache_bytes, init_cache, unstack
 from fmzoo.models.config import (
@@ -12,11 +13,14 @@ from fmzoo.models.config import (
 )
 from fmzoo.models.decoder import Decoder
 from fmzoo.models.dropout import dropout
+from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.pretrained import Pretrained
 from fmzoo.models.projection import Lora, Node, project
+from fmzoo.models.sharding import DECODER_RULES, check_mesh
 
 __all__ = [
     "AttentionConfig",
+    "DECODER_RULES",
     "Decoder",
     "DecoderConfig",
     "Lora",
@@ -30,8 +34,15 @@ __all__ = [
     "attend_cudnn",
     "attend_splash",
     "cache_bytes",
+    "check_mesh",
     "dropout",
+    "flops_per_token",
     "init_cache",
+    "init_lora",
+    "join",
+    "matmul_parameters",
+    "merge",
+    "parameter_count",
     "project",
     "replace",
     "unstack",

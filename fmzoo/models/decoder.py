@@ -129,10 +129,11 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A decoder-only language model; parameters are ``embed``, ``prefix``, ``period``, ``tail``, ``final_norm``, ``head``.
+    """A decoder-only language model.
 
-    The period's parameters have a leading axis of its repetitions whether the layers run by scan or unrolled;
-    `fmzoo.models.unstack` turns it into a list for decoding.
+    Parameters are ``embed``, ``prefix``, ``period``, ``tail``, ``final_norm`` and ``head``, those that the config has. The
+    period's have a leading axis of its repetitions whether the layers run by scan or unrolled; `fmzoo.models.unstack`
+    turns it into a list for decoding.
     """
 
     config: DecoderConfig

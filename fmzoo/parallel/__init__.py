@@ -1,1 +1,21 @@
-"""parallel."""
+"""Many devices: meshes, axis rules, and three ways to compile the same step."""
+
+from fmzoo.parallel.compile import compile, pmap, shard, total  # noqa: A004
+from fmzoo.parallel.mesh import check_rows, constrain_rows, mesh, parse_mesh, place_batch
+from fmzoo.parallel.rules import Rules, place, specs, state_shardings
+
+__all__ = [
+    "Rules",
+    "check_rows",
+    "compile",
+    "constrain_rows",
+    "mesh",
+    "parse_mesh",
+    "place",
+    "place_batch",
+    "pmap",
+    "shard",
+    "specs",
+    "state_shardings",
+    "total",
+]

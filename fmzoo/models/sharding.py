@@ -1,0 +1,72 @@
+"""How the decoder is split: FSDP over the model width, tensor parallelism over heads, d_ff and vocabulary."""
+
+from fmzoo.errors import InputError
+from fmzoo.models.config import DecoderConfig
+from fmzoo.parallel import Rules
+
+_NAMES = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "d_ff": "tensor",
+    "vocab": "tensor",
+    "layers": None,
+    "norm": None,
+    "rank": None,
+}
+_BLOCK = (
+    ("attention/query/kernel", ("embed", "heads")),
+    ("attention/(key|value)/kernel", ("embed", "kv_heads")),
+    ("attention/out/kernel", ("heads", "embed")),
+    ("mlp/(gate|up)/kernel", ("embed", "d_ff")),
+    ("mlp/down/kernel", ("d_ff", "embed")),
+    ("attention/query/bias", ("heads",)),
+    ("attention/(key|value)/bias", ("kv_heads",)),
+    ("mlp/(gate|up)/bias", ("d_ff",)),
+    ("(attention/out|mlp/down)/bias", ("norm",)),
+    ("(attention/)?[a-z_]*norm/(scale|bias)", ("norm",)),
+)
+
+
+def _with_low_rank(rows: tuple) -> list:
+    """Each kernel's row, then the rows of a LoRA pair in its place: A keeps the input axis, B the output axis."""
+    out = []
+    for pattern, axes in rows:
+        out.append((pattern, axes))
+        if pattern.endswith("kernel"):
+            stem = pattern.removesuffix("kernel")
+            out += [
+                (f"{pattern}/kernel", axes),
+                (f"{stem}kernel/a", (axes[0], "rank")),
+                (f"{stem}kernel/b", ("rank", axes[1])),
+            ]
+    return out
+
+
+def _table() -> tuple:
+    rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("head", ("embed", "vocab"))]
+    rows += [("final_norm/(scale|bias)", ("norm",))]
+    for pattern, axes in _with_low_rank(_BLOCK):
+        rows.append((rf"((prefix|tail)/\d+|period/\d+/\d+)/{pattern}", axes))
+        rows.append((rf"period/\d+/{pattern}", ("layers", *axes)))
+    return tuple(rows)
+
+
+DECODER_RULES = Rules(_table(), _NAMES)
+
+
+def check_mesh(config: DecoderConfig, tensor: int) -> None:
+    """Refuses a size of the tensor axis that would split a head.
+
+    Raises:
+      InputError: it does not divide ``num_heads``, ``num_kv_heads``, ``d_ff`` or ``vocab_size``.
+    """
+    sizes = {
+        "num_heads": config.attention.num_heads,
+        "num_kv_heads": config.attention.num_kv_heads,
+        "d_ff": config.mlp.d_ff,
+        "vocab_size": config.vocab_size,
+    }
+    for name, size in sizes.items():
+        if size % tensor:
+            raise InputError(f"mesh axis tensor={tensor} does not divide {name}={size}; a divisor is needed")

@@ -1,0 +1,105 @@
+"""One step, three ways to run it on many devices: `compile` (jit with shardings), `shard` (shard_map), `pmap`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from fmzoo.parallel.mesh import check_rows, place_batch
+from fmzoo.parallel.rules import Rules, place, replicated, state_shardings
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+AXIS = "batch"  # the axis that explicit collectives sum over
+
+
+def total(tree: Any) -> Any:
+    """Sums a tree over the devices of `shard` or `pmap`; elsewhere there is nothing to sum and it is as it was."""
+    try:
+        jax.lax.axis_size(AXIS)
+    except NameError:
+        return tree
+    return jax.lax.psum(tree, AXIS)
+
+
+def compile(step: Step, mesh: Mesh, rules: Rules | None = None, *, donate: bool = True) -> Step:  # noqa: A001
+    """``jax.jit`` of a step on a mesh: parameters split by the rules, rows of the batch over ``data`` and ``fsdp``.
+
+    The state is put where it belongs when it is not there yet, and donated; put it there yourself with `place` to keep
+    the memory of the original. Batches may be arrays of this process's rows. The result is called like the step; its
+    attribute ``lower`` takes arrays or shapes and gives what ``jax.jit(...).lower`` gives.
+
+    Args:
+      step: ``(state, frozen, batch) -> (state, metrics)``.
+      mesh: of `fmzoo.parallel.mesh`.
+      rules: of the model family; None puts every parameter on every device.
+      donate: give the state's memory to the result.
+    """
+    jitted: dict[Any, Any] = {}
+
+    def shardings(state: Any) -> Any:
+        return replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules)
+
+    def build(state: Any) -> Any:
+        key = jax.tree.structure(state)
+        if key not in jitted:
+            out = (shardings(state), None)
+            jitted[key] = jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=out)
+        return jitted[key]
+
+    def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
+        with jax.set_mesh(mesh):
+            state = place(state, mesh, rules)
+            return build(state)(state, frozen, place_batch(batch, mesh))
+
+    def lower(state: Any, frozen: Any, batch: Any) -> Any:
+        with jax.set_mesh(mesh):
+            return build(state).lower(state, frozen, batch)
+
+    run.lower = lower
+    return run
+
+
+def shard(step: Step, devices: Any = None, *, donate: bool = True) -> Step:
+    """``jax.shard_map`` of a step: each device has its rows and a whole state, and sums are explicit collectives.
+
+    Args:
+      step: as in `compile`.
+      devices: None takes all of them.
+      donate: give the state's memory to the result.
+    """
+    devices = np.asarray(jax.devices() if devices is None else devices).reshape(-1)
+    mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
+    jitted = jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+    def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
+        for value in batch.values():
+            check_rows(value.shape[0], devices.size, "devices")
+        return jitted(place(state, mesh), place(frozen, mesh), batch)
+
+    return run
+
+
+def pmap(step: Step, devices: Any = None) -> Step:
+    """``jax.pmap`` of a step, called like the step itself: the state is on every device, rows are split.
+
+    JAX keeps `pmap` in maintenance; new code is better served by `compile`.
+
+    Args:
+      step: as in `compile`.
+      devices: None takes all local ones.
+    """
+    devices = list(jax.local_devices() if devices is None else devices)
+    mapped = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=devices)
+
+    def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
+        def split(value: Any) -> Any:
+            check_rows(value.shape[0], len(devices), "devices")
+            return value.reshape(len(devices), -1, *value.shape[1:])
+
+        return mapped(state, frozen, {name: split(value) for name, value in batch.items()})
+
+    return run

@@ -1,0 +1,16 @@
+"""Eight host devices for every test, before jax starts; float64 where a test asks for it."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Float64 in this test: the sharper instrument where two computations must agree."""
+    with jax.enable_x64(True):
+        yield
