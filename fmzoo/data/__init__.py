@@ -1,7 +1,7 @@
 """Documents from anywhere, mixtures of them, and the iterator of packed batches that can stop and go on anywhere."""
 
+from fmzoo.data.iterator import TextIterator, merge_states
 from fmzoo.data.mixtures import Mixture
 from fmzoo.data.sources import source, splits
-from fmzoo.data.streams import TextIterator, merge_states
 
 __all__ = ["Mixture", "TextIterator", "merge_states", "source", "splits"]

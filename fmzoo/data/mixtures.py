@@ -1,26 +1,15 @@
-"""Orders of documents: one source shuffled anew each epoch, or several sources mixed by weight.
-
-An order answers one question: which text is document number g of the whole training run? It depends on g and the seed
-alone, so any host, stream or worker can ask it about any g.
-"""
+"""Weighted mixtures of sources."""
 
 import bisect
-import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from fmzoo.data.permutations import Permutation
+from fmzoo.data.orders import Place, Shuffled
+from fmzoo.data.permutations import permutation
 from fmzoo.errors import InputError
 
-Order = Callable[[int], str]
 BLOCK = 10_000  # documents in which a mixture's proportions are exact
-
-
-def shuffled(documents: Sequence[str], seed: int) -> Order:
-    """Returns the order that goes through all documents, each epoch in another permutation."""
-    count = len(documents)
-    permutation = functools.lru_cache(maxsize=2)(lambda epoch: Permutation(count, f"documents/{seed}/{epoch}"))
-    return lambda g: documents[permutation(g // count)(g % count)]
 
 
 class Mixture(Sequence[str]):
@@ -52,30 +41,44 @@ class Mixture(Sequence[str]):
         for name, share in zip(self.names, self.shares, strict=True):
             if not share:
                 raise InputError(f"weight of {name} is {weights[name]}; a share of at least 1 in {BLOCK} is needed")
+        self._ends = list(itertools.accumulate(map(len, self.parts)))
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> str:
-        ends = list(itertools.accumulate(map(len, self.parts)))
-        if not 0 <= index < ends[-1]:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        part = bisect.bisect_right(ends, index)
-        return self.parts[part][index - (ends[part - 1] if part else 0)]
+        part = bisect.bisect_right(self._ends, index)
+        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
 
-    def order(self, seed: int) -> Order:
+    def order(self, seed: int) -> "MixedOrder":
         """Returns the training order."""
-        starts = [0, *itertools.accumulate(self.shares)]
-        orders = [shuffled(part, f"{seed}/{name}") for name, part in zip(self.names, self.parts, strict=True)]
-        schedule = functools.lru_cache(maxsize=2)(lambda block: Permutation(BLOCK, f"mixture/{seed}/{block}"))
+        return MixedOrder(self, seed)
 
-        def text(g: int) -> str:
-            block, place = divmod(g, BLOCK)
-            slot = schedule(block)(place)
-            part = bisect.bisect_right(starts, slot) - 1
-            return orders[part](block * self.shares[part] + slot - starts[part])
 
-        return text
+class MixedOrder:
+    """The endless order of a mixture: blocks of slots, each slot the next document of one source."""
+
+    def __init__(self, mixture: Mixture, seed: int):
+        self._parts, self._shares, self._seed = mixture.parts, mixture.shares, seed
+        self._starts = [0, *itertools.accumulate(self._shares)]
+        named = zip(mixture.names, self._parts, strict=True)
+        self._orders = [Shuffled(part, f"{seed}/{name}") for name, part in named]
+        counts = [len(part) for part in self._parts]
+        self.description: dict[str, Any] = {"documents": counts, "sources": mixture.names, "shares": self._shares}
+
+    def locate(self, g: int) -> tuple[Place, int]:
+        """Returns document number g and its source's epoch."""
+        block, place = divmod(g, BLOCK)
+        slot = permutation(BLOCK, f"mixture/{self._seed}/{block}")(place)
+        part = bisect.bisect_right(self._starts, slot) - 1
+        found, epoch = self._orders[part].locate(block * self._shares[part] + slot - self._starts[part])
+        return Place(part, found.index), epoch
+
+    def read(self, place: Place) -> str:
+        """Returns the text at a place."""
+        return self._parts[place.part][place.index]
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
@@ -86,8 +89,3 @@ def _shares(weights: Sequence[float]) -> list[int]:
     for i in by_remainder[: BLOCK - sum(shares)]:
         shares[i] += 1
     return shares
-
-
-def order_of(documents: Sequence[str], seed: int) -> Order:
-    """Returns a mixture's own order, or any other sequence shuffled anew each epoch."""
-    return documents.order(seed) if isinstance(documents, Mixture) else shuffled(documents, seed)

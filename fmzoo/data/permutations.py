@@ -6,6 +6,7 @@ number of bits that holds n - 1, so that a walk takes at most four steps on aver
 are used: the order is the same on every machine and in every version of every library.
 """
 
+import functools
 import hashlib
 
 ROUNDS = 6
@@ -37,6 +38,12 @@ class Permutation:
         for key in self._keys:
             left, right = right, left ^ (_mix(right ^ key) & half)
         return left << bits | right
+
+
+@functools.lru_cache(maxsize=256)
+def permutation(count: int, name: str) -> Permutation:
+    """Returns a permutation, kept while it is in use, since its keys cost more than a look-up."""
+    return Permutation(count, name)
 
 
 def _mix(value: int) -> int:
