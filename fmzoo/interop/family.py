@@ -1,0 +1,139 @@
+"""What a family of models is in the format of transformers, and what the families with Llama's names share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fmzoo.interop.attributes import Attributes
+from fmzoo.interop.mapping import TRANSPOSED, Row, Table, torch_linear
+from fmzoo.interop.rope import write_rope
+from fmzoo.models import DecoderConfig
+from fmzoo.models.config import Kind
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
+KINDS: dict[str, Kind] = {"full_attention": "global", "sliding_attention": "local"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+      model_type: as `config.json` has it.
+      architecture: the class of transformers that reads what is written.
+      table: the mapping of its weights.
+      defaults: attributes that a `config.json` may leave out, with the values that transformers then takes.
+      read: the config that attributes stand for.
+      write: the attributes of a config, without `model_type`; None for a family that is only read. It may lose what the
+        family does not know, since who writes reads back and compares.
+    """
+
+    model_type: str
+    architecture: str
+    table: Table
+    defaults: dict[str, Any]
+    read: Callable[[Attributes], DecoderConfig]
+    write: Callable[[DecoderConfig], dict[str, Any]] | None
+
+
+def llama_rows(norms: dict[str, str]) -> tuple[Row, ...]:
+    """The rows of a family with the names of Llama, given our name of each norm of a block and theirs."""
+    ours, theirs = "layers/{i}", "model.layers.{i}"
+    linear = {f"attention/{name}": f"self_attn.{name[0]}_proj" for name in ("query", "key", "value", "out")}
+    linear |= {f"mlp/{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+    scales = {f"attention/{name}_norm": f"self_attn.{name[0]}_norm" for name in ("query", "key")} | norms
+    return (
+        Row("embed", "model.embed_tokens.weight"),
+        *(Row(f"{ours}/{a}/scale", f"{theirs}.{b}.weight") for a, b in scales.items()),
+        *(row for a, b in linear.items() for row in torch_linear(f"{ours}/{a}", f"{theirs}.{b}")),
+        Row("final_norm/scale", "model.norm.weight"),
+        Row("head", "lm_head.weight", TRANSPOSED),
+    )
+
+
+def llama_table(rows: tuple[Row, ...], **options: Any) -> Table:
+    """The table of such a family: tied heads may be stored twice, old files hold the rotary frequencies."""
+    ignored = ("model.layers.{i}.self_attn.rotary_emb.inv_freq", *options.pop("ignored", ()))
+    return Table(rows, ignored=ignored, copies=(("lm_head.weight", "model.embed_tokens.weight"),), **options)
+
+
+def read_sizes(a: Attributes) -> dict[str, Any]:
+    """The fields of `DecoderConfig` that say how large a model with Llama's attribute names is."""
+    return {
+        "vocab_size": a.integer("vocab_size"),
+        "d_model": a.integer("hidden_size"),
+        "num_layers": a.integer("num_hidden_layers", most=10_000),
+        "context_length": a.integer("max_position_embeddings"),
+        "tied_head": a.take("tie_word_embeddings", bool),
+    }
+
+
+def read_heads(a: Attributes, d_model: int) -> dict[str, int]:
+    """The fields of `AttentionConfig` that count heads; a missing head_dim is the share of the width."""
+    heads = a.integer("num_attention_heads")
+    return {
+        "num_heads": heads,
+        "num_kv_heads": a.integer("num_key_value_heads", optional=True) or heads,
+        "head_dim": a.integer("head_dim", optional=True) or max(d_model // heads, 1),
+    }
+
+
+def write_sizes(c: DecoderConfig) -> dict[str, Any]:
+    """The attributes that all families with Llama's names have."""
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "intermediate_size": c.mlp.d_ff,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.attention.num_heads,
+        "num_key_value_heads": c.attention.num_kv_heads,
+        "head_dim": c.attention.head_dim,
+        "max_position_embeddings": c.context_length,
+        "rms_norm_eps": c.norm.epsilon,
+        "tie_word_embeddings": c.tied_head,
+        "attention_bias": c.attention.out_bias,
+        "attention_dropout": c.attention.dropout,
+        **write_rope(c.rope),
+    }
+
+
+def write_activation(c: DecoderConfig) -> str:
+    """The name of the activation."""
+    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(c.mlp.activation, c.mlp.activation)
+
+
+def write_kinds(c: DecoderConfig) -> list[str]:
+    """`layer_types`."""
+    return [{kind: name for name, kind in KINDS.items()}[kind] for kind in c.kinds]
+
+
+def read_kinds(a: Attributes, num_layers: int, default: Sequence[Kind]) -> dict[str, tuple[Kind, ...]]:
+    """The prefix and pattern that `layer_types`, or else a family's default, stands for."""
+    named = a.take("layer_types", list, optional=True)
+    if named is None:
+        return group_layers(tuple(default))
+    if len(named) != num_layers or any(name not in KINDS for name in named):
+        raise a.refuse("layer_types", named, f"{num_layers} of {' or '.join(KINDS)}")
+    return group_layers(tuple(KINDS[name] for name in named))
+
+
+def group_layers(kinds: tuple[Kind, ...]) -> dict[str, tuple[Kind, ...]]:
+    """The prefix and pattern with the fewest layers together whose repetition, cut short, gives the layers.
+
+    >>> group_layers(("local", "local", "global", "local"))
+    {'prefix': (), 'pattern': ('local', 'local', 'global')}
+    """
+    for size in range(1, len(kinds) + 1):
+        for start in range(size):
+            pattern = kinds[start:size]
+            if all(kind == pattern[i % len(pattern)] for i, kind in enumerate(kinds[start:])):
+                return {"prefix": kinds[:start], "pattern": pattern}
+    return {"prefix": (), "pattern": ("global",)}

@@ -1,0 +1,114 @@
+"""Folders of weights: one safetensors file or several with an index, read lazily, written completely or not at all."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from etils import epath
+
+from fmzoo.errors import InputError
+from fmzoo.interop import safetensors
+from fmzoo.text.files import read_json, write_json
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+LARGEST_SHARD = 5 * 10**9  # bytes
+
+
+def read_tensors(folder: epath.PathLike) -> dict[str, safetensors.Tensor]:
+    """The tensors of a folder by name, from `model.safetensors`, the shards of its index, or the only safetensors file.
+
+    Raises:
+      InputError: there is no such file, a shard is missing or damaged, or the index does not fit the shards.
+    """
+    folder = epath.Path(folder)
+    if (folder / WEIGHTS).exists():
+        return safetensors.read_file(folder / WEIGHTS)
+    if (folder / INDEX).exists():
+        return _read_shards(folder)
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return safetensors.read_file(found[0])
+    refuse_pickles(sorted(folder.iterdir()))
+    raise InputError(f"{folder} holds {len(found)} safetensors files and no index; {WEIGHTS} or {INDEX} is needed")
+
+
+def refuse_pickles(paths: list[epath.Path]) -> None:
+    """Refuses weights that are pickles, which run code when they are loaded."""
+    for path in paths:
+        if path.suffix in PICKLES:
+            raise InputError(
+                f"{path} is a pickle, which is never loaded, since it could run code; safetensors is needed "
+                "(transformers' save_pretrained writes it)"
+            )
+
+
+def _read_shards(folder: epath.Path) -> dict[str, safetensors.Tensor]:
+    index = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
+        raise InputError(f"{folder / INDEX} has no weight_map of names to files")
+    tensors: dict[str, safetensors.Tensor] = {}
+    for file in sorted(set(index.values())):
+        if not file.endswith(".safetensors") or "/" in file or "\\" in file:
+            raise InputError(f"{folder / INDEX} names {file[:80]!r}; a safetensors file in the same folder is needed")
+        if not (folder / file).exists():
+            raise InputError(f"{folder} lacks {file}, which its index names; all shards are needed")
+        shard = safetensors.read_file(folder / file)
+        listed = {name for name, where in index.items() if where == file}
+        if odd := sorted(shard.keys() ^ listed):
+            raise InputError(f"{folder / file} and its index disagree on {odd[0][:80]}; a whole copy is needed")
+        tensors |= shard
+    return tensors
+
+
+def write_tensors(folder: epath.Path, tensors: Mapping[str, np.ndarray], largest: int = LARGEST_SHARD) -> None:
+    """Writes one file, or shards of at most so many bytes (one tensor at least) and their index."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > largest:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        safetensors.write_file(folder / WEIGHTS, tensors)
+        return
+    index = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        safetensors.write_file(folder / file, shard)
+        index |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+
+
+@contextlib.contextmanager
+def new_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
+    """A temporary folder that takes the name given when all went well, and is gone when it did not.
+
+    Raises:
+      InputError: something is there already, or it cannot be written (a full disk).
+    """
+    folder = epath.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; a new or an empty folder is needed")
+    top = folder  # the highest folder that is not there yet
+    while not top.parent.exists():
+        top = top.parent
+    temporary = top.parent / f".{top.name}.{secrets.token_hex(4)}.tmp"
+    inside = temporary / os.path.relpath(folder, top)
+    try:
+        inside.mkdir(parents=True)
+        yield inside
+        temporary.replace(top)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        where = "more space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "a folder that can be written"
+        raise InputError(f"{folder} cannot be written ({reason}); {where} is needed") from None
+    finally:
+        if temporary.exists():
+            temporary.rmtree()

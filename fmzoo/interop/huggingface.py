@@ -1,0 +1,105 @@
+"""Folders of transformers: `config.json`, safetensors, and a tokenizer if there is one."""
+
+from typing import Any
+
+from etils import epath
+
+from fmzoo import text
+from fmzoo.errors import InputError, nearest
+from fmzoo.interop import folders, gemma, gpt2, llama
+from fmzoo.interop.attributes import Attributes
+from fmzoo.interop.family import Family
+from fmzoo.interop.mapping import decoder_structure, to_ours, to_theirs
+from fmzoo.interop.network import differences
+from fmzoo.models import Decoder, DecoderConfig, Pretrained
+from fmzoo.text.files import read_json, write_json
+
+FAMILIES = {family.model_type: family for family in (*llama.FAMILIES, *gemma.FAMILIES, *gpt2.FAMILIES)}
+
+
+def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
+    """Loads a folder that transformers' `save_pretrained` wrote.
+
+    Args:
+      folder: with `config.json`, safetensors, and perhaps a tokenizer; may be remote.
+      dtype: what the parameters are stored in, whatever the files hold.
+
+    Returns:
+      The model. Its config computes in float32 until told otherwise.
+
+    Raises:
+      InputError: the family or an attribute of the config is unknown, or the files do not hold its weights, all of
+        them and no others.
+    """
+    folder = epath.Path(folder)
+    if not (folder / "config.json").exists():
+        folders.refuse_pickles(sorted(folder.iterdir()))
+        raise InputError(f"{folder} holds no config.json; a folder that transformers' save_pretrained wrote is needed")
+    family, config = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    params = to_ours(family.table, decoder_structure(config), folders.read_tensors(folder), dtype)
+    return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder))
+
+
+def save(pretrained: Pretrained, folder: epath.PathLike) -> None:
+    """Writes a folder that transformers 4 and 5 load, completely or not at all.
+
+    Raises:
+      InputError: no family of transformers computes what the config says, a parameter is no plain array, the folder
+        holds something, or it cannot be written.
+    """
+    family, attributes = write_config(pretrained.config)
+    tensors = to_theirs(family.table, decoder_structure(pretrained.config), pretrained.params)
+    attributes["torch_dtype"] = str(next(iter(tensors.values())).dtype)
+    tokenizer = pretrained.tokenizer
+    for role in ("bos", "eos", "pad"):
+        attributes[f"{role}_token_id"] = getattr(tokenizer, f"{role}_id", None)
+    with folders.new_folder(folder) as inside:
+        folders.write_tensors(inside, tensors)
+        if tokenizer is not None:
+            tokenizer.save(inside)
+        write_json(inside / "config.json", attributes)
+
+
+def read_config(values: dict[str, Any], source: str = "config.json") -> tuple[Family, DecoderConfig]:
+    """The family and the config that the content of a `config.json` stands for.
+
+    Raises:
+      InputError: the family or an attribute is unknown, or a value cannot be.
+    """
+    model_type = values.get("model_type")
+    if model_type not in FAMILIES:
+        raise InputError(
+            f"{source} has model_type {model_type!r}, which is not known; {nearest(str(model_type), FAMILIES)}"
+        )
+    family = FAMILIES[model_type]
+    attributes = Attributes(values, family.defaults, source)
+    config = family.read(attributes)
+    attributes.close()
+    return family, config
+
+
+def write_config(config: DecoderConfig) -> tuple[Family, dict[str, Any]]:
+    """The first family that computes what a config says, and the content of its `config.json`.
+
+    A family is tried by writing the config, reading that back, and comparing.
+
+    Raises:
+      InputError: there is none.
+    """
+    failures: list[tuple[int, str]] = []
+    for family in FAMILIES.values():
+        if family.write is None:
+            continue
+        try:
+            attributes = family.write(config) | {
+                "model_type": family.model_type,
+                "architectures": [family.architecture],
+            }
+            lost = differences(config, read_config(attributes)[1])
+        except InputError as error:
+            failures.append((1000, f"{family.model_type}: {error}"))
+            continue
+        if not lost:
+            return family, attributes
+        failures.append((len(lost), f"{family.model_type} cannot hold {', '.join(lost[:4])}"))
+    raise InputError(f"no family of transformers computes this config: the nearest, {min(failures)[1]}")

@@ -1,0 +1,134 @@
+"""The safetensors format: eight bytes of header length, a JSON header, and the tensors' bytes.
+
+Read and written over any path that epath opens, one tensor at a time, so that neither a disk nor a second copy of the
+weights is needed. Files are hostile until read: the header is checked whole before any of it is used.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from fmzoo.errors import InputError
+
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file, read when ``numpy.asarray`` asks for it."""
+
+    path: epath.Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int  # of its bytes in the file
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Reads the tensor."""
+        del copy  # reading always makes a new array
+        count = math.prod(self.shape) * self.dtype.itemsize
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                content = file.read(count)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read ({error.strerror or type(error).__name__})") from None
+        if len(content) != count:
+            raise InputError(f"{self.path} ended while it was read; the whole file is needed")
+        array = np.frombuffer(content, self.dtype).reshape(self.shape)
+        return array if dtype is None else array.astype(dtype)
+
+
+def read_file(path: epath.PathLike) -> dict[str, Tensor]:
+    """The tensors of a file by name; only the header is read.
+
+    Raises:
+      InputError: the file cannot be read, is cut short, or its header is not sound.
+    """
+    path = epath.Path(path)
+    try:
+        size = path.stat().length
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, LARGEST_HEADER):
+                raise InputError(f"{path} is no whole safetensors file: its header of {length} bytes does not fit in")
+            text = file.read(length)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from None
+    return _parse(path, text, first=8 + length, size=size)
+
+
+def _parse(path: epath.Path, text: bytes, first: int, size: int) -> dict[str, Tensor]:
+    try:
+        header = json.loads(text, object_pairs_hook=_without_duplicates)
+        header.pop("__metadata__", None)
+        entries = [(*_offsets(entry), name, entry) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} has an unsound safetensors header ({str(error)[:80]})") from None
+    tensors, end = {}, 0
+    for start, stop, name, entry in sorted(entries, key=lambda e: e[:3]):
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        if start != end or stop - start != math.prod(shape) * dtype.itemsize:
+            raise InputError(f"{path} has a tensor {name[:80]!r} whose bytes {start} to {stop} do not fit its shape")
+        tensors[name], end = Tensor(path, dtype, shape, first + start), stop
+    if first + end != size:
+        raise InputError(f"{path} has {size} bytes; its header needs {first + end}, so it is cut short or damaged")
+    return tensors
+
+
+def _offsets(entry: Any) -> tuple[int, int]:
+    """The checked ``data_offsets``; dtype and shape are checked with them."""
+    start, stop = entry["data_offsets"]
+    numbers = [start, stop, *entry["shape"]]
+    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not isinstance(entry["shape"], list):
+        raise ValueError("shapes and offsets must be whole numbers")
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {entry['dtype']!r} is unknown")
+    return start, stop
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def write_file(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors by name, the widest dtype first, as the format's alignment needs."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers 4 refuses a file without it
+    end = 0
+    for name in order:
+        start, end = end, end + tensors[name].nbytes
+        kind = NAMES[tensors[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with epath.Path(path).open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(np.ascontiguousarray(tensors[name]).tobytes())

@@ -1,0 +1,102 @@
+"""Models in and out: `load` from a run, a path or a name of the zoo, and `save`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from fmzoo import models, text, zoo
+from fmzoo.errors import InputError, nearest
+from fmzoo.interop import config_json, folders, huggingface
+from fmzoo.models import Decoder, DecoderConfig, Pretrained
+from fmzoo.text.files import read_json
+
+RUN = "fmzoo"  # the key by which the config.json of a run tells itself from one of transformers
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+FORMATS: dict[str, Callable[[Pretrained, epath.PathLike], None]] = {"huggingface": huggingface.save}
+
+
+def load(
+    source: epath.PathLike, dtype: str = "float32", *, compute_dtype: str | None = None, average: bool = False
+) -> Pretrained:
+    """Loads a model from a run folder, a path, or a name of the zoo, in this order.
+
+    Args:
+      source: the folder of a run; a folder in the format of transformers (safetensors); either may be remote.
+      dtype: what the parameters are stored in: float32, bfloat16, float16 or float64.
+      compute_dtype: what the model computes in; None is what the source says, or float32 if it says nothing.
+      average: take the moving average of a run's parameters instead of the last ones.
+
+    Returns:
+      The module with its parameters, config and tokenizer (None if the source has none).
+
+    Raises:
+      InputError: the source is none of these, is damaged, or holds no weights.
+    """
+    if dtype not in DTYPES or (dtype == "float64" and not jax.config.jax_enable_x64):
+        raise InputError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed (float64 with jax_enable_x64)")
+    path = epath.Path(source)
+    if is_run(path):
+        pretrained = _load_run(path, dtype, average)
+    elif average:
+        raise InputError(f"average is True and {path} is no run folder; only a run keeps a moving average")
+    else:
+        pretrained = _load_path(path, dtype) if path.exists() else _refuse_name(str(source))
+    if compute_dtype is None:
+        return pretrained
+    config = models.replace(pretrained.config, dtype=compute_dtype)
+    return Pretrained(Decoder(config), pretrained.params, config, pretrained.tokenizer)
+
+
+def save(pretrained: Pretrained, folder: epath.PathLike, format: str = "huggingface") -> None:
+    """Writes a model into a new folder, completely or not at all; `load` gets it back.
+
+    Args:
+      pretrained: the model; its parameters are written in the dtype that they have.
+      folder: a folder that is not there or empty; may be remote.
+      format: ``huggingface``: `config.json`, safetensors and the tokenizer, as transformers 4 and 5 read them.
+
+    Raises:
+      InputError: the format is unknown or cannot hold the model, the folder holds something, or the disk is full.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format is {format!r}; one of {', '.join(FORMATS)} is needed")
+    FORMATS[format](pretrained, folder)
+
+
+def is_run(path: epath.PathLike) -> bool:
+    """Whether a path is the folder of a training run of ours."""
+    path = epath.Path(path)
+    return (path / "config.json").exists() and RUN in read_json(path / "config.json")
+
+
+def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
+    """The newest complete checkpoint of a run."""
+    from fmzoo.train import checkpoints
+
+    config = config_json.from_json(DecoderConfig, read_json(folder / "config.json").get("model"), "model")
+    params = checkpoints.load_params(folder, average=average)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder))
+
+
+def _load_path(path: epath.Path, dtype: str) -> Pretrained:
+    """A folder or file of another project, by what it looks like."""
+    if path.is_dir():
+        return huggingface.load(path, dtype)
+    folders.refuse_pickles([path])
+    raise InputError(f"{path} is a file of no known format; a folder with config.json and safetensors is needed")
+
+
+def _refuse_name(name: str) -> Pretrained:
+    """A name of the zoo stands for a config; weights are fetched by the user, under their publisher's terms."""
+    if name in zoo.names():
+        repository = zoo.entry(name).repository
+        raise InputError(
+            f"{name} is a configuration without weights; "
+            + (f"download {repository} from the Hugging Face Hub and give its folder" if repository else "none exist")
+        )
+    raise InputError(
+        f"source {name[:80]!r} is no run folder, no path and no name of the zoo; {nearest(name, zoo.names())}"
+    )
