@@ -96,8 +96,8 @@ class KneserNey:
     ) -> "KneserNey":
         """As `fit`, with the discounts that predict held-out training documents best.
 
-        Counts are taken without some of the documents, the discounts are chosen by the likelihood of those, and then all
-        documents are counted.
+        Counts are taken without some of the documents, the discounts are chosen by the likelihood of those, and then
+        all documents are counted.
 
         Args:
           documents: as in `fit`.
