@@ -1,0 +1,160 @@
+"""One objective of each kind that the contract must carry, with a batch of eight rows for it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmzoo import models, objectives
+from fmzoo.objectives import Mean, Objective, example_keys, weighted_mean
+
+ROWS, LENGTH, VOCAB = 8, 12, 32
+
+
+class Probe(NamedTuple):
+    objective: Any
+    params: Any
+    frozen: dict
+    batch: dict
+    coefficients: dict | None = None
+
+
+def decoder(**changes) -> models.Decoder:
+    config = models.DecoderConfig(
+        vocab_size=VOCAB,
+        d_model=16,
+        num_layers=2,
+        context_length=LENGTH,
+        attention=models.AttentionConfig(num_heads=2, num_kv_heads=1, head_dim=8),
+        mlp=models.MlpConfig(d_ff=24),
+        dropout=0.2,
+        dtype="float64" if jax.config.jax_enable_x64 else "float32",
+    )
+    return models.Decoder(models.replace(config, **changes))
+
+
+def params_of(module, seed=0):
+    dtype = module.config.compute_dtype
+    tree = module.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"]
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def text_batch(seed=1, rows=ROWS):
+    """Tokens with weights that differ wildly from row to row, in value and in how many count."""
+    k1, k2, k3 = jax.random.split(jax.random.key(seed), 3)
+    tokens = jax.random.randint(k1, (rows, LENGTH + 1), 0, VOCAB)
+    counted = jnp.arange(LENGTH)[None] < jax.random.randint(k2, (rows, 1), 1, LENGTH)
+    weights = counted * jax.random.uniform(k3, (rows, 1), minval=0.1, maxval=3.0)
+    return {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": weights,
+        "example_id": jnp.arange(100, 100 + rows, dtype=jnp.int32),
+    }
+
+
+def next_token() -> Probe:
+    module = decoder()
+    return Probe(objectives.next_token(module, z_loss=1e-2, label_smoothing=0.1), params_of(module), {}, text_batch())
+
+
+def denoiser() -> Probe:
+    """Noise and noise level drawn by example."""
+
+    def objective(params, frozen, batch, rng, statistics=None):
+        del frozen, statistics
+        clean = batch["image"]
+        noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(
+            example_keys(rng, "noise", batch["example_id"])
+        )
+        level = jax.vmap(lambda key: jax.random.uniform(key, (), clean.dtype))(
+            example_keys(rng, "level", batch["example_id"])
+        )[:, None, None, None]
+        noisy = jnp.sqrt(1 - level) * clean + jnp.sqrt(level) * noise
+        guess = jnp.tanh(noisy.reshape(len(noisy), -1) @ params["in"]) @ params["out"]
+        error = jnp.mean((guess.reshape(clean.shape) - noise) ** 2, axis=(1, 2, 3))
+        return {"loss": weighted_mean(error, batch["weights"])}, {}
+
+    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    k = jax.random.split(jax.random.key(3), 3)
+    params = {"in": jax.random.normal(k[0], (48, 8), dtype), "out": jax.random.normal(k[1], (8, 48), dtype)}
+    batch = {
+        "image": jax.random.normal(k[2], (ROWS, 4, 4, 3), dtype),
+        "weights": jnp.linspace(0.1, 2, ROWS),
+        "example_id": jnp.arange(ROWS, dtype=jnp.int32),
+    }
+    return Probe(objective, params, {}, batch)
+
+
+def two_terms() -> Probe:
+    """A token term and a row term: two denominators, two coefficients."""
+    module = decoder()
+    tokens = objectives.next_token(module)
+
+    def objective(params, frozen, batch, rng, statistics=None):
+        terms, metrics = tokens(params, frozen, batch, rng)
+        hidden, _, _ = module.apply({"params": params}, batch["inputs"], method="features")
+        size = jnp.mean(hidden[:, -1] ** 2, axis=-1)
+        return terms | {"size": weighted_mean(size * size, batch["row_weights"])}, metrics
+
+    batch = text_batch() | {"row_weights": jnp.asarray([0.0, 1, 0, 0, 2.5, 0, 0, 1])}
+    return Probe(objective, params_of(module), {}, batch, {"size": 0.3})
+
+
+def preference() -> Probe:
+    """Chosen against rejected, against a frozen reference that starts as the very tree of the policy."""
+    module = decoder(dropout=0.0)
+
+    def log_probs(params, batch, side):
+        logits = module.apply({"params": params}, batch[f"{side}_inputs"])
+        losses = objectives.cross_entropy(logits, batch[f"{side}_targets"])
+        return -jnp.sum(losses * batch[f"{side}_weights"], axis=1)
+
+    def objective(params, frozen, batch, rng, statistics=None):
+        del rng, statistics
+        margin = 0.0
+        for side, sign in (("chosen", 1), ("rejected", -1)):
+            reference = jax.lax.stop_gradient(log_probs(frozen["reference"], batch, side))
+            margin += sign * (log_probs(params, batch, side) - reference)
+        return {"loss": weighted_mean(-jax.nn.log_sigmoid(0.5 * margin), batch["weights"])}, {}
+
+    params = params_of(module)
+    batch = {"example_id": jnp.arange(ROWS, dtype=jnp.int32), "weights": jnp.linspace(0, 3, ROWS)}
+    for seed, side in ((5, "chosen"), (6, "rejected")):
+        batch |= {f"{side}_{k}": v for k, v in text_batch(seed).items() if k != "example_id"}
+    return Probe(objective, params, {"reference": params}, batch)
+
+
+def prepared() -> Probe:
+    """Each row's loss against the mean loss of the whole batch: coupled, but by a statistic without gradient."""
+    module = decoder()
+    tokens = objectives.next_token(module)
+
+    def row_losses(params, batch, rng):
+        keys = example_keys(rng, "dropout", batch["example_id"])
+        logits = module.apply({"params": params}, batch["inputs"], dropout_keys=keys)
+        losses = objectives.cross_entropy(logits, batch["targets"]) * batch["weights"]
+        return jnp.sum(losses, axis=1)
+
+    def prepare(params, frozen, batch, rng):
+        losses = row_losses(params, batch, rng)
+        return {"centre": Mean(jnp.sum(losses), jnp.asarray(len(losses), losses.dtype))}
+
+    def terms(params, frozen, batch, rng, statistics=None):
+        losses = row_losses(params, batch, rng)
+        lifted = jax.nn.softplus(losses - statistics["centre"])
+        return {"loss": weighted_mean(lifted, jnp.ones_like(lifted))}, tokens(params, frozen, batch, rng)[0]
+
+    return Probe(Objective(terms, prepare), params_of(module), {}, text_batch())
+
+
+def low_rank() -> Probe:
+    module = decoder()
+    base = params_of(module)
+    adapters = models.init_lora(jax.random.key(4), base, 2, r"attention/(query|value)|mlp/")
+    adapters = jax.tree.map(lambda leaf: leaf + 0.1, adapters)
+    objective = objectives.adapted(objectives.next_token(module), scale=0.5)
+    return Probe(objective, adapters, {"base": base}, text_batch())
+
+
+PROBES = {f.__name__: f for f in (next_token, denoiser, two_terms, preference, prepared, low_rank)}
