@@ -187,7 +187,7 @@ def king_james(folder: Path) -> Iterator[dict[str, str]]:
     for verse in verses:
         place, text = verse.split(" ", 1)
         book, chapter = re.fullmatch(r"(\d?\D+)(\d+):\d+", place).groups()
-        chapters.setdefault((book, chapter), []).append(text)
+        chapters.setdefault((book, chapter), []).append(text.strip())
     names = dict(zip(dict.fromkeys(book for book, _ in chapters), BOOKS, strict=True))
     for (book, chapter), lines in chapters.items():
         work = names[book].lower().replace(" ", "_")

@@ -1,6 +1,7 @@
 """What `--data` accepts: one function from a name or a path to documents."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
@@ -72,7 +73,7 @@ def _open(name: str, split: str, field: str) -> Sequence[str]:
 def _exists(name: str) -> bool:
     try:
         return bool(name) and epath.Path(name).exists()
-    except (OSError, ValueError):  # a name too long, or with a null character
+    except (OSError, ValueError, KeyError):  # a name too long, with a null character, or an unknown scheme://
         return False
 
 
@@ -129,11 +130,22 @@ def _files(path: epath.Path) -> list[epath.Path]:
         if _reader(path) is None:
             raise InputError(f"data {path} is of no known kind; {KINDS} is needed")
         return [path]
-    return sorted(file for file in path.rglob("*") if _reader(file) and _visible(file, path) and not file.is_dir())
+    return sorted(_below(path, set()))
 
 
-def _visible(file: epath.Path, folder: epath.Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _below(folder: epath.Path, seen: set[str]) -> Iterator[epath.Path]:
+    """Yields the files of known kinds below a folder, each folder once even if links go round, none that is hidden."""
+    place = str(folder) if "://" in str(folder) else os.path.realpath(folder)
+    if place in seen:
+        return
+    seen.add(place)
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, seen)
+        elif _reader(path):
+            yield path
 
 
 def _reader(path: epath.Path) -> Callable[[epath.Path, str], Sequence[str]] | None:

@@ -9,6 +9,7 @@ import functools
 import gzip
 import json
 import re
+import weakref
 import zlib
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -68,7 +69,9 @@ class JsonLines(Sequence[str]):
 
     @functools.cached_property
     def _file(self) -> BinaryIO:
-        return _open(self.path)
+        file = _open(self.path)
+        weakref.finalize(self, file.close)
+        return file
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_file", "_content")}
@@ -117,7 +120,7 @@ class ParquetFile(Sequence[str]):
             with _open(self.path) as file:
                 described = parquet.ParquetFile(file)
                 return described.schema_arrow.names, described.metadata.num_rows
-        except pyarrow.ArrowException:
+        except (pyarrow.ArrowException, OSError):
             raise InputError(f"{self.path} is not a Parquet file") from None
 
     @functools.cached_property
@@ -128,7 +131,7 @@ class ParquetFile(Sequence[str]):
         try:
             with _open(self.path) as file:
                 column = parquet.read_table(file, columns=[self.field]).column(0)
-        except pyarrow.ArrowException:
+        except (pyarrow.ArrowException, OSError):
             raise InputError(f"{self.path} is damaged: its column {self.field!r} cannot be read") from None
         kinds = pyarrow.types
         if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):

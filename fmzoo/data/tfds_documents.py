@@ -60,13 +60,17 @@ class TfdsDocuments(Sequence[str]):
             raise InputError(f"split {self.split!r} is not in {self.name}; {nearest(self.split, [*splits, 'all'])}")
         try:
             return self._builder.as_data_source("+".join(splits) if self.split == "all" else self.split)
-        except (ValueError, NotImplementedError) as error:
-            raise InputError(f"split {self.split!r} of {self.name} cannot be read ({str(error)[:120]})") from None
+        except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+            raise InputError(
+                f"split {self.split!r} of {self.name} cannot be read ({_first_line(error)[:120]})"
+            ) from None
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         text = self._source[index][self.field]
         if not isinstance(text, bytes | str):
             raise InputError(f"field {self.field!r} of {self.name} is {type(text).__name__}; a text field is needed")
@@ -83,7 +87,6 @@ def _plain(name: str) -> str:
     return name.split(":")[0].split("/")[0]
 
 
-@functools.cache
 def _names() -> frozenset[str]:
     import tensorflow_datasets as tfds
 
@@ -114,9 +117,10 @@ def _builder(name: str, folder: str) -> Any:
 
     try:
         return tfds.builder(name, data_dir=folder, file_format="array_record")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"data set {name!r} cannot be opened ({_first_line(error)[:150]})") from None
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0]
+    message = str(error).rpartition('}": ')[2]  # after what TFDS repeats of its own arguments
+    return (message or type(error).__name__).split("\n")[0]
