@@ -57,7 +57,9 @@ def splits(name: epath.PathLike) -> tuple[str, ...]:
     if parts := _mixture(name):
         common = [splits(part) for part in parts]
         return tuple(s for s in common[0] if all(s in other for other in common))
-    return tuple(_tfds(name, "all", "text")._builder.info.splits)
+    from fmzoo.data.tfds_documents import split_names
+
+    return split_names(_tfds_name(name))
 
 
 def _open(name: str, split: str, field: str) -> Sequence[str]:
@@ -97,20 +99,21 @@ def _mixture(name: str) -> dict[str, float]:
 
 
 def _tfds(name: str, split: str, field: str) -> Sequence[str]:
-    from fmzoo.data.tfds_documents import TfdsDocuments, is_known
+    from fmzoo.data.tfds_documents import TfdsDocuments
+
+    return TfdsDocuments(_tfds_name(name), split, field)
+
+
+def _tfds_name(name: str) -> str:
+    """Returns a data set's name, or refuses one that neither TFDS nor anything before it knows."""
+    from fmzoo.data.tfds_documents import is_known, known_names
 
     plain = name.removeprefix("tfds:")
-    if not name.startswith("tfds:") and not is_known(plain):
-        looks_like_path = "/" in name or name.endswith((".txt", ".jsonl", ".gz", ".parquet")) or name in ("", ".", "..")
-        meant = f"a file ({KINDS}) or folder is needed" if looks_like_path else nearest(name, _known())
-        raise InputError(f"data {name[:100]!r} does not exist; {meant}")
-    return TfdsDocuments(plain, split, field)
-
-
-def _known() -> list[str]:
-    from fmzoo.data.tfds_documents import _names
-
-    return [*CORPORA, *_names()]
+    if name.startswith("tfds:") or is_known(plain):
+        return plain
+    looks_like_path = "/" in name or name.endswith(tuple(READERS)) or not name
+    meant = f"a file ({KINDS}) or folder is needed" if looks_like_path else nearest(name, [*CORPORA, *known_names()])
+    raise InputError(f"data {name[:100]!r} does not exist; {meant}")
 
 
 def _read_files(path: epath.Path, split: str, field: str) -> Sequence[str]:

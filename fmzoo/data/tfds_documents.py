@@ -24,7 +24,21 @@ def data_dirs() -> list[str]:
 
 def is_known(name: str) -> bool:
     """Says whether TFDS has a data set of this name (`NAME`, `NAME/CONFIG` or `NAME:VERSION`)."""
-    return _plain(name) in _names()
+    return _plain(name) in known_names()
+
+
+def known_names() -> frozenset[str]:
+    """Returns the names of all data sets that TFDS has here, fmzoo's own included."""
+    import tensorflow_datasets as tfds
+
+    import fmzoo.data.builders  # noqa: F401 - registers ours
+
+    return frozenset(tfds.list_builders(with_community_datasets=False))
+
+
+def split_names(name: str) -> tuple[str, ...]:
+    """Returns the splits of a data set, prepared if need be."""
+    return tuple(_prepared(name).info.splits)
 
 
 class TfdsDocuments(Sequence[str]):
@@ -42,8 +56,6 @@ class TfdsDocuments(Sequence[str]):
           InputError: the name, split or field is unknown, or the data set can be neither found nor prepared.
         """
         self.name, self.split, self.field = name, split, field
-        if not is_known(name):
-            raise InputError(f"data set {name!r} is not known to TFDS; {nearest(_plain(name), _names())}")
         features = self._builder.info.features
         if field not in features:
             raise InputError(f"data set {name} has no field {field!r}; {nearest(field, features)}")
@@ -87,17 +99,10 @@ def _plain(name: str) -> str:
     return name.split(":")[0].split("/")[0]
 
 
-def _names() -> frozenset[str]:
-    import tensorflow_datasets as tfds
-
-    import fmzoo.data.builders  # noqa: F401 - registers ours
-
-    return frozenset(tfds.list_builders(with_community_datasets=False))
-
-
 def _prepared(name: str) -> Any:
     """Returns a builder whose files are there; if not, prepares it, all or nothing, in the first data folder."""
-    _names()
+    if not is_known(name):
+        raise InputError(f"data set {name!r} is not known to TFDS; {nearest(_plain(name), known_names())}")
     builders = [_builder(name, folder) for folder in data_dirs()]
     for builder in builders:
         if builder.is_prepared():
