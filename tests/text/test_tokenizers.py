@@ -244,6 +244,14 @@ def test_published_patterns_compile_and_lose_nothing(name):
     assert "".join(regex.findall(PUBLISHED[name].pattern, text)) == text
 
 
+def test_blanks_at_the_end_are_one_piece_for_cl100k_only():
+    import regex
+
+    ends = {name: regex.findall(published.pattern, "a\n \t") for name, published in PUBLISHED.items()}
+    assert ends["cl100k_base.tiktoken"] == ["a", "\n \t"]
+    assert ends["tokenizer.model"] == ["a", "\n", " \t"]
+
+
 def refused(path, content):
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(InputError) as caught:
