@@ -76,9 +76,9 @@ def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
     from fmzoo.train import checkpoints
 
     config = config_json.from_json(DecoderConfig, read_json(folder / "config.json").get("model"), "model")
-    params = checkpoints.load_params(folder, average=average)
+    params, _ = checkpoints.load_params(folder / "checkpoints", average=average)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-    return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder))
+    return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder / "tokenizer"))
 
 
 def _load_path(path: epath.Path, dtype: str) -> Pretrained:

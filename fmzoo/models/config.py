@@ -121,7 +121,7 @@ class DecoderConfig:
     """A decoder-only transformer.
 
     Layers are ``prefix``, then as many whole ``pattern`` periods as fit ``num_layers``, then the part of a period that
-    is left (the tail). A ``local`` layer attends within ``attention.window`` and turns by ``local_rope`` if that is set.
+    is left (the tail). A ``local`` layer attends within ``attention.window`` and turns by ``local_rope`` if it is set.
     """
 
     vocab_size: int = 32_000

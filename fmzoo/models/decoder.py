@@ -15,6 +15,7 @@ from fmzoo.models.dropout import dropout, fold
 from fmzoo.models.norms import Norm
 from fmzoo.models.positions import rope_angles, rotate
 from fmzoo.models.projection import Linear, project, read
+from fmzoo.parallel import constrain_rows
 
 Array = jax.Array
 Tree = dict[str, Any]
@@ -131,9 +132,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder-only language model.
 
-    Parameters are ``embed``, ``prefix``, ``period``, ``tail``, ``final_norm`` and ``head``, those that the config has. The
-    period's have a leading axis of its repetitions whether the layers run by scan or unrolled; `fmzoo.models.unstack`
-    turns it into a list for decoding.
+    Parameters are ``embed``, ``prefix``, ``period``, ``tail``, ``final_norm`` and ``head``, those that the config has.
+    The period's have a leading axis of its repetitions whether the layers run by scan or unrolled;
+    `fmzoo.models.unstack` turns it into a list for decoding.
     """
 
     config: DecoderConfig
@@ -325,7 +326,7 @@ def run_blocks(
             run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=config.layers == "unrolled")
         held = None if cache is None else cache[str(i)]
         key = fold(keys, index + i + 1)
-        x, reports[str(i)], caches[str(i)] = run(params[str(i)], x, views[kind]._replace(), held, key)
+        x, reports[str(i)], caches[str(i)] = run(params[str(i)], constrain_rows(x), views[kind], held, key)
     return x, reports, caches
 
 

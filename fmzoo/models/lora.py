@@ -15,7 +15,7 @@ Tree = dict[str, Any]
 
 
 def init_lora(key: Array, base: Tree, rank: int, targets: str = r"attention/(query|value)") -> Tree:
-    """Adapters for every kernel whose path matches: ``A`` normal with variance ``1 / D``, ``B`` zero, so nothing changes yet.
+    """Adapters for every kernel whose path matches: ``A`` normal of variance ``1 / D``, ``B`` zero: no change yet.
 
     Args:
       key: a typed key.

@@ -44,7 +44,7 @@ class Lora(struct.PyTreeNode):
 
 
 def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> Array:
-    """``x [..., D]`` times a kernel ``[D, F]`` read in the dtype of ``x``; the result is in ``dtype``, else in that too."""
+    """``x [..., D]`` times a kernel ``[D, F]`` in the dtype of ``x``; the result is in ``dtype``, else in that too."""
     if isinstance(kernel, Node):
         return kernel.project(x).astype(dtype or x.dtype)
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)

@@ -53,7 +53,7 @@ class Objective(NamedTuple):
 
 
 def weighted_mean(values: Array, weights: Array) -> Mean:
-    """``Mean(sum(values * weights), sum(weights))``, weights broadcast; a weight of 0 silences even NaN and infinity."""
+    """``Mean(sum(values * weights), sum(weights))``, weights broadcast; weight 0 silences even NaN and infinity."""
     weights = jnp.broadcast_to(weights, values.shape).astype(values.dtype)
     return Mean(jnp.sum(jnp.where(weights != 0, values, 0) * weights), jnp.sum(weights))
 

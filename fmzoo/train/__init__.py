@@ -1,22 +1,41 @@
 """Training: state, gradients, steps that compose, optimizers, the loop and its checkpoints."""
 
+from fmzoo.train.checkpoints import Checkpoints, complete_steps, gather_json, load_params
+from fmzoo.train.fit import FitConfig, fit
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
+from fmzoo.train.metrics_log import MetricsLog, read_rows, replace_text
+from fmzoo.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
+from fmzoo.train.progress import Progress, measure_matmul_rate
 from fmzoo.train.state import State, average_params, init_state
 from fmzoo.train.step import Step, carried, in_turn, moving_average, on, skip_nonfinite, update
 
 __all__ = [
+    "Checkpoints",
+    "FitConfig",
     "Gradients",
+    "MetricsLog",
+    "OptimizerConfig",
+    "Progress",
     "State",
     "Step",
     "accumulate",
     "average_params",
     "carried",
     "combine",
+    "complete_steps",
+    "fit",
+    "gather_json",
     "gradients",
     "in_turn",
     "init_state",
+    "learning_rate",
+    "load_params",
+    "make_optimizer",
+    "measure_matmul_rate",
     "moving_average",
     "on",
+    "read_rows",
+    "replace_text",
     "skip_nonfinite",
     "update",
 ]

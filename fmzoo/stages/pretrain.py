@@ -1,0 +1,293 @@
+"""Pretraining: next-token prediction over packed documents, from a config to a run folder."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from fmzoo import __version__, data, models, objectives, parallel, text, train
+from fmzoo.errors import InputError, nearest
+from fmzoo.interop.config_json import from_json, to_json
+
+Literals = Literal["concatenate_and_split", "first_fit"]
+RUN_FILE = "config.json"
+STAGE = "pretrain"  # the mark of a run folder's config
+FREE_TO_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "keep_every", "workers", "quiet", "mesh")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that decides a pretraining run; it is written whole into the run's folder."""
+
+    model: models.DecoderConfig = models.DecoderConfig()
+    optimizer: train.OptimizerConfig = train.OptimizerConfig()
+    data: str = "classics"  # what `fmzoo.data.source` opens
+    field: str = "text"
+    tokenizer: str = "bpe"  # bpe: trained on the data to model.vocab_size; byte; or the path of one
+    packing: Literals = "concatenate_and_split"
+    batch_size: int = 8  # sequences in a step, over all devices and hosts
+    sequence_length: int = 256
+    microbatches: int = 1
+    steps: int = 1000
+    seed: int = 0  # initial weights and dropout
+    data_seed: int = 0  # order of the documents
+    ema: float = 0.0  # decay of a moving average of the weights; 0 keeps none
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    loss_chunk: int | None = None  # positions of which logits are held at a time
+    checkpoint_every: int = 250
+    keep_checkpoints: int | None = 3
+    keep_every: int | None = None
+    nonfinite_patience: int = 10
+    mesh: str = "data=-1"
+    workers: int = 0  # processes that prepare batches
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range and parts that do not fit together."""
+        for name in ("batch_size", "sequence_length", "microbatches", "steps", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.sequence_length > self.model.context_length and self.model.position == "learned":
+            raise InputError(
+                f"sequence_length {self.sequence_length} is over model.context_length {self.model.context_length}; "
+                "at most that is needed"
+            )
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema is {self.ema}; at least 0 and below 1 is needed")
+        parallel.check_rows(self.batch_size, self.microbatches, "microbatches")
+        parallel.parse_mesh(self.mesh)
+
+    @property
+    def fit(self) -> train.FitConfig:
+        """The part that the loop reads."""
+        names = [field.name for field in dataclasses.fields(train.FitConfig)]
+        return train.FitConfig(**{name: getattr(self, name) for name in names})
+
+
+def _small(d_model: int, layers: int, heads: int, kv_heads: int, vocab: int) -> models.DecoderConfig:
+    return models.DecoderConfig(
+        vocab_size=vocab,
+        d_model=d_model,
+        num_layers=layers,
+        context_length=1024,
+        attention=models.AttentionConfig(num_heads=heads, num_kv_heads=kv_heads, head_dim=d_model // heads),
+        mlp=models.MlpConfig(d_ff=-(-8 * d_model // 3 // 64) * 64),
+        tied_head=True,
+        layers="unrolled",
+    )
+
+
+PRESETS = {
+    "tiny": PretrainConfig(
+        model=_small(64, 2, 4, 2, 512), batch_size=8, sequence_length=64, steps=200, checkpoint_every=100,
+        optimizer=train.OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
+    ),
+    "small": PretrainConfig(
+        model=_small(256, 6, 8, 4, 2048), batch_size=16, sequence_length=256, steps=1200,
+        optimizer=train.OptimizerConfig(name="muon", learning_rate=4e-3, schedule="wsd", final_fraction=0.0),
+    ),
+}  # fmt: skip
+
+
+class Run(NamedTuple):
+    """What a pretraining run is made of, ready for `fmzoo.train.fit` or a loop of one's own."""
+
+    module: models.Decoder
+    tokenizer: text.Tokenizer
+    documents: Sequence[str]
+    batches: data.TextIterator
+    state: train.State
+    step: train.Step
+    mesh: jax.sharding.Mesh
+
+
+def prepare(config: PretrainConfig, tokenizer: text.Tokenizer | None = None) -> Run:
+    """Opens the data, makes or loads the tokenizer, the model, its state and the compiled step; nothing is written.
+
+    Raises:
+      InputError: the data, the mesh or the tokenizer do not fit the config.
+    """
+    mesh = parallel.mesh(config.mesh)
+    models.check_mesh(config.model, mesh.shape["tensor"])
+    parallel.check_rows(config.batch_size // config.microbatches, mesh.shape["data"] * mesh.shape["fsdp"], "devices")
+    parallel.check_rows(config.batch_size, jax.process_count(), "hosts")
+    documents = data.source(config.data, split="train", field=config.field)
+    if tokenizer is None:
+        tokenizer = make_tokenizer(config, documents)
+    mine = config.batch_size // jax.process_count()
+    batches = data.TextIterator(
+        documents,
+        tokenizer,
+        batch_size=config.batch_size,
+        length=config.sequence_length,
+        rows=range(mine * jax.process_index(), mine * (jax.process_index() + 1)),
+        seed=config.data_seed,
+        packing=config.packing,
+        vocab_size=config.model.vocab_size,
+        workers=config.workers,
+    )
+    module = models.Decoder(config.model)
+    optimizer = train.make_optimizer(config.optimizer, config.steps)
+    step = make_step(config, module, optimizer)
+    state = init(config, module, optimizer, mesh)
+    return Run(module, tokenizer, documents, batches, state, parallel.compile(step, mesh, models.DECODER_RULES), mesh)
+
+
+def make_tokenizer(config: PretrainConfig, documents: Sequence[str]) -> text.Tokenizer:
+    """The tokenizer that a config names, a BPE being trained on the documents.
+
+    Raises:
+      InputError: there is none at the path, or it has more tokens than the model.
+    """
+    if config.tokenizer == "bpe":
+        tokenizer = text.train_bpe(documents, config.model.vocab_size)
+    elif config.tokenizer == "byte":
+        tokenizer = text.ByteTokenizer()
+    else:
+        tokenizer = text.load_tokenizer(config.tokenizer)
+        if tokenizer is None:
+            raise InputError(f"tokenizer {config.tokenizer!r} holds none; bpe, byte or a path of one is needed")
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise InputError(
+            f"tokenizer has {tokenizer.vocab_size} tokens and model.vocab_size is {config.model.vocab_size}; "
+            "at least as many are needed"
+        )
+    return tokenizer
+
+
+def make_step(config: PretrainConfig, module: models.Decoder, optimizer: Any) -> train.Step:
+    """The step of this stage, not compiled: gradient, update, skipping, and a moving average if there is one."""
+    objective = objectives.next_token(
+        module, z_loss=config.z_loss, label_smoothing=config.label_smoothing, chunk=config.loss_chunk
+    )
+    step = train.update(train.gradients(objective, microbatches=config.microbatches), optimizer)
+    step = train.skip_nonfinite(step)
+    return train.moving_average(step, config.ema) if config.ema else step
+
+
+def init(config: PretrainConfig, module: models.Decoder, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
+    """The state at step 0, each device making its own part."""
+    key, noise = jax.random.split(jax.random.key(config.seed))
+
+    def make() -> train.State:
+        params = module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        return train.init_state(params, optimizer, noise, ema=config.ema > 0, copy=False)
+
+    shardings = parallel.state_shardings(jax.eval_shape(make), mesh, models.DECODER_RULES)
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
+    """Runs a config in a folder, or goes on where that folder's run stopped.
+
+    The folder gets ``config.json``, ``tokenizer/``, ``metrics.jsonl``, ``checkpoints/STEP/`` and, at the end,
+    ``report.md`` with a plot.
+
+    Returns:
+      Whether the run is finished; False if it was told to stop.
+
+    Raises:
+      InputError: the folder holds another run, or anything that `prepare` or `fmzoo.train.fit` refuses. Nothing is left
+        that was not there before.
+    """
+    workdir = epath.Path(workdir)
+    started = check_workdir(config, workdir)
+    if is_finished(config, workdir):
+        return True
+    tokenizer = text.load_tokenizer(workdir / "tokenizer") if started else None
+    run = prepare(config, tokenizer)
+    if jax.process_index() == 0:
+        open_workdir(config, workdir, run.tokenizer)
+    tokens = config.batch_size * config.sequence_length
+    flops = tokens * models.flops_per_token(config.model, config.sequence_length)
+    with run.batches:
+        state, finished = train.fit(
+            run.step, run.state, {}, run.batches, config.fit, workdir, tokens=tokens, flops=flops,
+            merge=data.merge_states,
+        )  # fmt: skip
+    if finished and jax.process_index() == 0:
+        from fmzoo.stages.report import write_report
+
+        params = jax.device_get(train.average_params(state)) if jax.process_count() == 1 else None
+        write_report(config, workdir, models.Pretrained(run.module, params, config.model, run.tokenizer))
+    return finished
+
+
+def is_finished(config: PretrainConfig, workdir: epath.PathLike) -> bool:
+    """Whether the folder holds a run that has taken all its steps and written its report."""
+    workdir = epath.Path(workdir)
+    return train.complete_steps(workdir / "checkpoints")[-1:] == [config.steps] and (workdir / "report.md").exists()
+
+
+def check_workdir(config: PretrainConfig, workdir: epath.Path) -> bool:
+    """Whether the folder holds this very run; False if it is new or empty.
+
+    Raises:
+      InputError: it holds another run, or something else.
+    """
+    if not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir())):
+        return False
+    if not (workdir / RUN_FILE).exists():
+        raise InputError(f"workdir {workdir} holds other files and no run; an empty or new folder is needed")
+    before = read_config(workdir)
+    for path, old, new in differences(to_json(before), to_json(config)):
+        if path.split(".")[0] not in FREE_TO_CHANGE:
+            raise InputError(f"workdir {workdir} holds another run: {path} is {old!r} there and {new!r} here; "
+                             "the same, or another folder, is needed")  # fmt: skip
+    return True
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: ``(path, old, new)``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}" if path else n)]
+    return [] if old == new else [(path, old, new)]
+
+
+def open_workdir(config: PretrainConfig, workdir: epath.Path, tokenizer: text.Tokenizer) -> None:
+    """Writes the config, which marks a run, after all else that it needs."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / "tokenizer").exists():
+        tokenizer.save(workdir / "tokenizer")
+    train.replace_text(
+        workdir / RUN_FILE, json.dumps({"fmzoo": __version__, "stage": STAGE, **to_json(config)}, indent=2) + "\n"
+    )
+
+
+def read_config(workdir: epath.PathLike) -> PretrainConfig:
+    """The config of a run folder.
+
+    Raises:
+      InputError: the file is damaged or of another stage.
+    """
+    path = epath.Path(workdir) / RUN_FILE
+    try:
+        values = json.loads(path.read_text())
+        stage, _ = values.pop("stage"), values.pop("fmzoo")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is no run's config; the file that a run writes is needed") from error
+    if stage != STAGE:
+        raise InputError(f"{path} is of stage {stage!r}; {nearest(stage, [STAGE])}")
+    return from_json(PretrainConfig, values)
+
+
+def preset(name: str) -> PretrainConfig:
+    """A preset of this stage, or one made from a zoo name.
+
+    Raises:
+      InputError: there is no such preset.
+    """
+    from fmzoo import zoo
+
+    if name in PRESETS:
+        return PRESETS[name]
+    if name not in zoo.names():
+        raise InputError(f"preset {name!r} is unknown; {nearest(name, [*PRESETS, *zoo.names()])}")
+    model = zoo.entry(name).config()
+    return PretrainConfig(model=model, sequence_length=model.context_length)
