@@ -79,7 +79,7 @@ def keep_top_k(logits: Array, k: Array | int) -> Array:
 
 
 def keep_top_p(logits: Array, p: Array | float) -> Array:
-    """``[B, V]`` with -inf outside the smallest set of most probable tokens that holds p (arXiv 1904.09751, section 3.1).
+    """``[B, V]`` with -inf outside the smallest set of most probable tokens that holds p (arXiv 1904.09751, eq. 2).
 
     Ties with the least probable one of the set stay.
     """
@@ -88,7 +88,7 @@ def keep_top_p(logits: Array, p: Array | float) -> Array:
 
 
 def keep_min_p(logits: Array, p: Array | float) -> Array:
-    """``[B, V]`` with -inf where a token is less than p times as probable as the first (arXiv 2407.01082, section 3)."""
+    """``[B, V]`` with -inf where a token is less than p times as probable as the first (arXiv 2407.01082)."""
     least = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(jnp.asarray(p, logits.dtype))
     return jnp.where(logits >= least, logits, -jnp.inf)
 
@@ -143,7 +143,7 @@ def draw(
       logits: ``[B, V]`` of the model.
       keys: a key for each row, ``[B]``, used up here.
       seen: ``bool[B, V]``, needed by the repetition penalty.
-      active: of `SamplingConfig.active`; without a temperature the most probable token is taken, the first among equals.
+      active: of `SamplingConfig.active`; without a temperature the most probable token is taken, the first of equals.
 
     Returns:
       ``tokens int32[B]``; ``log_probs [B]`` under the distribution that they were drawn from, all processors applied
