@@ -120,7 +120,7 @@ def read_kinds(a: Attributes, num_layers: int, default: Sequence[Kind]) -> dict[
     named = a.take("layer_types", list, optional=True)
     if named is None:
         return group_layers(tuple(default))
-    if len(named) != num_layers or any(name not in KINDS for name in named):
+    if len(named) != num_layers or any(name not in list(KINDS) for name in named):
         raise a.refuse("layer_types", named, f"{num_layers} of {' or '.join(KINDS)}")
     return group_layers(tuple(KINDS[name] for name in named))
 

@@ -50,12 +50,14 @@ def _read_shards(folder: epath.Path) -> dict[str, safetensors.Tensor]:
     index = read_json(folder / INDEX).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
         raise InputError(f"{folder / INDEX} has no weight_map of names to files")
-    tensors: dict[str, safetensors.Tensor] = {}
-    for file in sorted(set(index.values())):
+    files = sorted(set(index.values()))
+    for file in files:
         if not file.endswith(".safetensors") or "/" in file or "\\" in file:
             raise InputError(f"{folder / INDEX} names {file[:80]!r}; a safetensors file in the same folder is needed")
         if not (folder / file).exists():
             raise InputError(f"{folder} lacks {file}, which its index names; all shards are needed")
+    tensors: dict[str, safetensors.Tensor] = {}
+    for file in files:
         shard = safetensors.read_file(folder / file)
         listed = {name for name, where in index.items() if where == file}
         if odd := sorted(shard.keys() ^ listed):
@@ -104,6 +106,8 @@ def new_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
     try:
         inside.mkdir(parents=True)
         yield inside
+        if top.exists():
+            top.rmdir()  # it is empty
         temporary.replace(top)
     except OSError as error:
         reason = error.strerror or type(error).__name__

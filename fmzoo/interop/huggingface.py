@@ -66,11 +66,9 @@ def read_config(values: dict[str, Any], source: str = "config.json") -> tuple[Fa
     Raises:
       InputError: the family or an attribute is unknown, or a value cannot be.
     """
-    model_type = values.get("model_type")
+    model_type = str(values.get("model_type"))[:60]
     if model_type not in FAMILIES:
-        raise InputError(
-            f"{source} has model_type {model_type!r}, which is not known; {nearest(str(model_type), FAMILIES)}"
-        )
+        raise InputError(f"{source} has model_type {model_type!r}, which is not known; {nearest(model_type, FAMILIES)}")
     family = FAMILIES[model_type]
     attributes = Attributes(values, family.defaults, source)
     config = family.read(attributes)

@@ -7,7 +7,6 @@ layer. Version 5 reads the older spelling too, so that is the one written.
 import math
 from typing import Any
 
-from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
 from fmzoo.models import RopeConfig
 
@@ -32,24 +31,29 @@ def _agree(attributes: Attributes, context_length: int, newer: dict[str, Any] | 
     """What both spellings say, if both are there."""
     older, theta = attributes.take("rope_scaling", dict, optional=True), attributes.number("rope_theta")
     attributes.demand("partial_rotary_factor", 1, None)
-    outer = attributes.integer("original_max_position_embeddings", optional=True) or context_length
-    found = [_parse(attributes, spelling, theta, outer) for spelling in (older, newer) if spelling]
+    outer = attributes.integer("original_max_position_embeddings", optional=True)
+    found = [_parse(attributes, spelling, theta, context_length, outer) for spelling in (older, newer) if spelling]
     if len(found) == 2 and found[0] != found[1]:
         raise attributes.refuse("rope_scaling", older, "what rope_parameters says")
     return found[0] if found else RopeConfig(theta=theta)
 
 
-def _parse(outer: Attributes, values: Any, theta: float, context_length: int) -> RopeConfig:
+def _parse(
+    outer: Attributes, values: Any, theta: float, context_length: int, original: int | None = None
+) -> RopeConfig:
+    """One spelling; ``original`` is the pretrained context if the config has it outside of the dict."""
     if not isinstance(values, dict):
         raise outer.refuse("rope_parameters", values, "a dict")
     defaults = {
         "rope_theta": theta, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
-        "original_max_position_embeddings": context_length,
+        "original_max_position_embeddings": original or context_length,
     }  # fmt: skip
     a = Attributes(values, defaults, f"the rope of {outer.source}")
     theta, kind = a.number("rope_theta"), a.take("type", str, optional=True)
     kind = a.take("rope_type", str, optional=True) or kind or "default"
     a.demand("partial_rotary_factor", 1, None)
+    if original is not None:
+        a.demand("original_max_position_embeddings", original, None)
     readers = {"default": lambda a: {}, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
     if kind not in readers:
         raise a.refuse("rope_type", kind, " or ".join(readers))
@@ -87,13 +91,7 @@ def _yarn(a: Attributes) -> dict[str, Any]:
 
 
 def write_rope(rope: RopeConfig) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling`.
-
-    Raises:
-      InputError: only part of a head is rotated, or the pairs are interleaved, which these families do not know.
-    """
-    if rope.fraction != 1 or rope.interleaved:
-        raise InputError("rope.fraction must be 1 and rope.interleaved False to be written for transformers")
+    """`rope_theta` and `rope_scaling`; partial and interleaved rotation are lost, which these families do not know."""
     scaling: dict[str, Any] | None = {"rope_type": rope.scaling, "factor": rope.factor}
     if rope.scaling in ("llama3", "yarn"):
         scaling["original_max_position_embeddings"] = rope.original_context
