@@ -92,7 +92,7 @@ for _version, (_report, _make, _sizes, _repository) in REPORTS.items():
             Entry(
                 name=f"gemma{_version}-{_size}",
                 system=f"Gemma {_version} {_size.upper()}" + (" (language model)" if _alone else ""),
-                make=functools.partial(_make, _size),
+                config=functools.partial(_make, _size),
                 parameters=_figures[-1],
                 sources=(
                     f"sizes, windows, caps: {_report}",

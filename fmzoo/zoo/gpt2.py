@@ -36,7 +36,7 @@ for _size, _figures in SIZES.items():
         Entry(
             name=f"gpt2-{_size}",
             system=f"GPT-2 {_size.upper()}",
-            make=functools.partial(gpt2, _size),
+            config=functools.partial(gpt2, _size),
             parameters=_figures[3],
             sources=(
                 "width, layers, context, vocabulary: the paper, table 2 and section 2.3",

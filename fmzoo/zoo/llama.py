@@ -97,7 +97,7 @@ for _size, _figures in ONE.items():
         Entry(
             name=f"llama1-{_size}",
             system=f"LLaMA {_size.upper()}",
-            make=functools.partial(llama1, _size),
+            config=functools.partial(llama1, _size),
             parameters=_figures[-1],
             sources=("width, heads, layers: arXiv 2302.13971, table 2", FROM_PARAMS, COUNT),
             public=PUBLIC,
@@ -110,7 +110,7 @@ for _size, _figures in TWO.items():
         Entry(
             name=f"llama2-{_size}",
             system=f"Llama 2 {_size.upper()}",
-            make=functools.partial(llama2, _size),
+            config=functools.partial(llama2, _size),
             parameters=_figures[-1],
             sources=("context, grouped queries: arXiv 2307.09288, section 2.2 and appendix A.2.1", FROM_PARAMS, COUNT),
             public="architecture and results only" if _size == "34b" else PUBLIC,
@@ -124,7 +124,7 @@ for _version, _make, _sizes in (("3", llama3, ("8b", "70b")), ("3.1", llama3_1, 
             Entry(
                 name=f"llama{_version}-{_size}",
                 system=f"Llama {_version} {_size.upper()}",
-                make=functools.partial(_make, _size),
+                config=functools.partial(_make, _size),
                 parameters=(SMALL if _version == "3.2" else THREE)[_size][-1],
                 sources=(
                     "sizes: arXiv 2407.21783, table 3" if _version != "3.2" else "sizes: the released params.json",
@@ -140,7 +140,7 @@ register(
     Entry(
         name="mistral-7b",
         system="Mistral 7B v0.1",
-        make=mistral,
+        config=mistral,
         parameters=MISTRAL[-1],
         sources=("all sizes, window, context: arXiv 2310.06825, table 1", COUNT),
         public="weights (Apache-2.0), architecture; neither data nor recipe",

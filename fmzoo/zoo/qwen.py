@@ -60,7 +60,7 @@ for _size, _figures in TWO.items():
         Entry(
             name=f"qwen2.5-{_size}",
             system=f"Qwen2.5-{_size.upper()}",
-            make=functools.partial(qwen2_5, _size),
+            config=functools.partial(qwen2_5, _size),
             parameters=_figures[-1],
             sources=(
                 "heads, layers, tying: arXiv 2412.15115, table 1",
@@ -77,7 +77,7 @@ for _size, _figures in THREE.items():
         Entry(
             name=f"qwen3-{_size}",
             system=f"Qwen3-{_size.upper()}",
-            make=functools.partial(qwen3, _size),
+            config=functools.partial(qwen3, _size),
             parameters=_figures[-1],
             sources=(
                 "heads, layers, tying: arXiv 2505.09388, table 1",

@@ -14,7 +14,7 @@ class Entry:
     Attributes:
       name: lower case, family with its version, then the size: ``llama2-7b``.
       system: what its makers call it.
-      make: gives the config.
+      config: gives the config.
       parameters: the published number of parameters, which the config must reproduce.
       sources: where each figure comes from.
       public: what its makers published.
@@ -24,17 +24,12 @@ class Entry:
 
     name: str
     system: str
-    make: Callable[[], DecoderConfig] = dataclasses.field(repr=False)
+    config: Callable[[], DecoderConfig] = dataclasses.field(repr=False)
     parameters: int
     sources: tuple[str, ...]
     public: str
     assumed: str
     repository: str | None
-
-    @property
-    def config(self) -> DecoderConfig:
-        """The config."""
-        return self.make()
 
 
 _ENTRIES: dict[str, Entry] = {}

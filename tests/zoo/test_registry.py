@@ -1,0 +1,77 @@
+"""The zoo: every count is the published one, every entry says where its figures come from."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fmzoo import models, zoo
+from fmzoo.errors import InputError
+from fmzoo.zoo.registry import register
+
+SIZES = {
+    "llama1": "7b 13b 33b 65b",
+    "llama2": "7b 13b 34b 70b",
+    "llama3": "8b 70b",
+    "llama3.1": "8b 70b 405b",
+    "llama3.2": "1b 3b",
+    "mistral": "7b",
+    "gemma1": "2b 7b",
+    "gemma2": "2b 9b 27b",
+    "gemma3": "270m 1b 4b 12b 27b",
+    "qwen2.5": "0.5b 1.5b 3b 7b 14b 32b 72b",
+    "qwen3": "0.6b 1.7b 4b 8b 14b 32b",
+    "gpt2": "124m 355m 774m 1.5b",
+}
+
+
+def test_all_dense_sizes_are_there():
+    assert set(zoo.names()) == {f"{family}-{size}" for family, sizes in SIZES.items() for size in sizes.split()}
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_count_is_the_published_one(name):
+    entry = zoo.entry(name)
+    config = entry.config()
+    shapes = jax.eval_shape(models.Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == entry.parameters
+    assert models.parameter_count(config) == entry.parameters
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_an_entry_accounts_for_itself(name):
+    entry = zoo.entry(name)
+    assert entry.name == name
+    assert re.fullmatch(r"[a-z]+[0-9.]*-[0-9.]+[mb]", name)
+    assert any(source.startswith("parameters") for source in entry.sources)
+    assert all(": " in source for source in entry.sources)
+    assert entry.public
+    assert entry.assumed
+    assert entry.repository is None or re.fullmatch(r"[\w-]+/[\w.-]+", entry.repository)
+    size = float(name.split("-")[1][:-1]) * {"m": 1e6, "b": 1e9}[name[-1]]
+    assert entry.parameters == pytest.approx(size, rel=0.35)  # Gemma names its 2b without the embeddings
+
+
+def test_what_tells_versions_apart():
+    assert zoo.entry("llama3-8b").config().rope.scaling == "none"
+    assert zoo.entry("llama3.1-8b").config().rope.factor == 8
+    assert zoo.entry("llama3.2-1b").config().rope.factor == 32
+    assert zoo.entry("mistral-7b").config().kinds == ("local",) * 32
+    assert zoo.entry("gemma2-27b").config().attention.scale == 144**-0.5
+    assert zoo.entry("gemma2-2b").config().kinds[:4] == ("local", "global") * 2
+    assert zoo.entry("gemma3-1b").config().kinds.count("global") == 4
+    assert zoo.entry("gemma3-4b").config().rope.scaling == "linear"
+    assert zoo.entry("qwen2.5-7b").config().attention.qkv_bias
+    assert zoo.entry("qwen3-8b").config().attention.qk_norm == "head"
+
+
+def test_an_unknown_name_brings_the_nearest():
+    with pytest.raises(InputError, match=r"the zoo has no 'llama2-7'; the nearest are .*llama2-7b"):
+        zoo.entry("llama2-7")
+
+
+def test_a_name_is_registered_once_and_in_lower_case():
+    entry = zoo.entry("gpt2-124m")
+    with pytest.raises(InputError, match="'gpt2-124m' is taken or not in lower case"):
+        register(entry)
