@@ -195,7 +195,7 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
       InputError: the folder holds another run, or anything that `prepare` or `fmzoo.train.fit` refuses. Nothing is left
         that was not there before.
     """
-    workdir = epath.Path(workdir)
+    workdir = train.locate(workdir)
     started = check_workdir(config, workdir)
     if is_finished(config, workdir):
         return True
@@ -220,7 +220,7 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
 
 def is_finished(config: PretrainConfig, workdir: epath.PathLike) -> bool:
     """Whether the folder holds a run that has taken all its steps and written its report."""
-    workdir = epath.Path(workdir)
+    workdir = train.locate(workdir)
     return train.complete_steps(workdir / "checkpoints")[-1:] == [config.steps] and (workdir / "report.md").exists()
 
 
@@ -266,7 +266,7 @@ def read_config(workdir: epath.PathLike) -> PretrainConfig:
     Raises:
       InputError: the file is damaged or of another stage.
     """
-    path = epath.Path(workdir) / RUN_FILE
+    path = train.locate(workdir) / RUN_FILE
     try:
         values = json.loads(path.read_text())
         stage, _ = values.pop("stage"), values.pop("fmzoo")

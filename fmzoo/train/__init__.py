@@ -3,6 +3,7 @@
 from fmzoo.train.checkpoints import Checkpoints, complete_steps, gather_json, load_params
 from fmzoo.train.fit import FitConfig, fit
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
+from fmzoo.train.locations import locate
 from fmzoo.train.metrics_log import MetricsLog, read_rows, replace_text
 from fmzoo.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
 from fmzoo.train.progress import Progress, measure_matmul_rate
@@ -30,6 +31,7 @@ __all__ = [
     "init_state",
     "learning_rate",
     "load_params",
+    "locate",
     "make_optimizer",
     "measure_matmul_rate",
     "moving_average",

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from fmzoo.errors import InputError
+from fmzoo.train.locations import locate
 
 
 def _orbax() -> Any:
@@ -19,7 +20,7 @@ def _orbax() -> Any:
 
 def complete_steps(folder: epath.PathLike) -> list[int]:
     """The steps of the complete checkpoints in a folder, ascending; what a killed save left does not count."""
-    folder = epath.Path(folder)
+    folder = locate(folder)
     if not folder.is_dir():
         return []
     names = [path.name for path in folder.iterdir() if path.name.isdigit()]
@@ -37,7 +38,7 @@ class Checkpoints:
           keep: how many of the newest stay; None keeps all.
           keep_every: steps that are multiples of this stay for good.
         """
-        self.folder = epath.Path(folder)
+        self.folder = locate(folder)
         self._keep, self._keep_every = keep, keep_every
         self._manager: Any = None
 
@@ -156,7 +157,7 @@ def load_params(folder: epath.PathLike, step: int | None = None, average: bool =
     Raises:
       InputError: there is no complete checkpoint, no such step, or no moving average.
     """
-    ocp, folder = _orbax(), epath.Path(folder)
+    ocp, folder = _orbax(), locate(folder)
     steps = complete_steps(folder)
     if not steps or (step is not None and step not in steps):
         wanted = "a complete checkpoint" if step is None else f"step {step}"

@@ -12,6 +12,7 @@ from etils import epath
 from fmzoo.errors import InputError
 from fmzoo.objectives.contract import Batch
 from fmzoo.train.checkpoints import Checkpoints, gather_json
+from fmzoo.train.locations import locate
 from fmzoo.train.metrics_log import MetricsLog
 from fmzoo.train.progress import Progress
 from fmzoo.train.step import Step
@@ -83,7 +84,7 @@ def fit(
     Raises:
       InputError: the disk is full, the checkpoint is of another model, or too many updates in a row were not finite.
     """
-    workdir = epath.Path(workdir)
+    workdir = locate(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     log, done = MetricsLog(workdir / "metrics.jsonl"), 0
     if checkpoints.steps:

@@ -7,13 +7,15 @@ from typing import Any
 
 from etils import epath
 
+from fmzoo.train.locations import is_local, locate
+
 
 class MetricsLog:
     """Rows of a run. They hold nothing that depends on the clock, so a resumed run writes the same bytes."""
 
     def __init__(self, path: epath.PathLike):
         """Opens a log, whether it is there or not."""
-        self.path = epath.Path(path)
+        self.path = locate(path)
         self._rows: list[str] = []
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
@@ -54,11 +56,6 @@ def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; none if it is not there."""
     path = epath.Path(path)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def is_local(path: epath.Path) -> bool:
-    """Whether a path is on a file system of this machine."""
-    return "://" not in os.fspath(path)
 
 
 def replace_text(path: epath.PathLike, text: str) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from fmzoo.train.metrics_log import is_local
+from fmzoo.train.locations import is_local
 
 
 def measure_matmul_rate(size: int = 1024, repeats: int = 5) -> float:
