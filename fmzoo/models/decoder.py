@@ -14,7 +14,7 @@ from fmzoo.models.config import DecoderConfig, Kind, RopeConfig
 from fmzoo.models.dropout import dropout, fold
 from fmzoo.models.norms import Norm
 from fmzoo.models.positions import rope_angles, rotate
-from fmzoo.models.projection import Linear, project, read
+from fmzoo.models.projection import Affine, Weights, project, project_together, read
 from fmzoo.parallel import constrain_rows
 
 Array = jax.Array
@@ -72,20 +72,22 @@ class Attention(nn.Module):
                 q, k, v, view.mask, scale=scale, softcap=a.logit_softcap, interpret=jax.default_backend() == "cpu"
             )
         y = y.reshape(*x.shape[:2], a.num_heads * a.head_dim)
-        return Linear(c.d_model, a.out_bias, 0.5 / c.num_layers, name="out")(y), cache
+        return Weights(c.d_model, a.out_bias, 0.5 / c.num_layers, name="out")(y.shape[-1])(y), cache
 
     def _heads(self, x: Array) -> tuple[Array, Array, Array]:
         """Queries ``[B, T, N, H]``, keys and values ``[B, T, K, H]``."""
         a, norm = self.config.attention, self.config.norm
+        heads = {"query": a.num_heads, "key": a.num_kv_heads, "value": a.num_kv_heads}
+        affines = [Weights(n * a.head_dim, a.qkv_bias, name=name)(x.shape[-1]) for name, n in heads.items()]
 
-        def part(name: str, heads: int) -> Array:
-            flat = Linear(heads * a.head_dim, a.qkv_bias, name=name)(x)
+        def part(name: str, flat: Array) -> Array:
             if a.qk_norm == "all" and name != "value":
                 flat = Norm(norm, name=f"{name}_norm")(flat)
-            y = flat.reshape(*x.shape[:2], heads, a.head_dim)
+            y = flat.reshape(*x.shape[:2], heads[name], a.head_dim)
             return Norm(norm, name=f"{name}_norm")(y) if a.qk_norm == "head" and name != "value" else y
 
-        return part("query", a.num_heads), part("key", a.num_kv_heads), part("value", a.num_kv_heads)
+        q, k, v = map(part, heads, _apply(self.config, x, *affines))
+        return q, k, v
 
 
 class Mlp(nn.Module):
@@ -96,11 +98,20 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``x [B, T, D]`` to ``[B, T, D]``."""
-        c, m = self.config, self.config.mlp
-        up = Linear(m.d_ff, m.bias, name="up")(x)
-        act = ACTIVATIONS[m.activation]
-        hidden = act(Linear(m.d_ff, m.bias, name="gate")(x)) * up if m.gated else act(up)
-        return Linear(c.d_model, m.bias, 0.5 / c.num_layers, name="down")(hidden)
+        c, m, width = self.config, self.config.mlp, x.shape[-1]
+        act, up = ACTIVATIONS[m.activation], Weights(m.d_ff, m.bias, name="up")(width)
+        if m.gated:
+            gate, raised = _apply(c, x, Weights(m.d_ff, m.bias, name="gate")(width), up)
+            hidden = act(gate) * raised
+        else:
+            hidden = act(up(x))
+        return Weights(c.d_model, m.bias, 0.5 / c.num_layers, name="down")(m.d_ff)(hidden)
+
+
+def _apply(config: DecoderConfig, x: Array, *affines: Affine) -> tuple[Array, ...]:
+    if config.fused_projections and x.shape[1] > 1:
+        return project_together(x, *affines)
+    return tuple(affine(x) for affine in affines)
 
 
 class Block(nn.Module):

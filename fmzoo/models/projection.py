@@ -1,9 +1,10 @@
 """Weights are read through `project`: a kernel is an array, or a node that knows how to multiply."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
@@ -65,18 +66,44 @@ def read(module: nn.Module, name: str, init: nn.initializers.Initializer, shape:
     return value
 
 
-class Linear(nn.Module):
-    """``x [..., D]`` to ``[..., features]`` with an optional bias; the kernel is ``[D, features]``."""
+class Affine(NamedTuple):
+    """A kernel ``[D, F]`` and a bias ``[F]`` or None."""
+
+    kernel: Any
+    bias: Array | None
+
+    def __call__(self, x: Array) -> Array:
+        """``x [..., D]`` to ``[..., F]`` in the dtype of ``x``."""
+        return self._add_bias(project(x, self.kernel))
+
+    def _add_bias(self, y: Array) -> Array:
+        return y if self.bias is None else y + self.bias.astype(y.dtype)
+
+
+class Weights(nn.Module):
+    """The parameters ``kernel`` and, if asked for, ``bias`` of a projection to ``features``."""
 
     features: int
     use_bias: bool = False
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Multiplies in the dtype of ``x``."""
+    def __call__(self, inputs: int) -> Affine:
+        """The projection of ``inputs`` features; calling it on ``x`` applies it."""
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        y = project(x, read(self, "kernel", init, (x.shape[-1], self.features)))
-        if self.use_bias:
-            y = y + read(self, "bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
-        return y
+        kernel = read(self, "kernel", init, (inputs, self.features))
+        bias = read(self, "bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        return Affine(kernel, bias)
+
+
+def project_together(x: Array, *affines: Affine) -> tuple[Array, ...]:
+    """Several projections of one ``x`` as a single product: one pass over ``x`` and one over its gradient.
+
+    The kernels are joined first, which pays when ``x`` has many rows; nodes are projected one by one.
+    """
+    if any(isinstance(affine.kernel, Node) for affine in affines):
+        return tuple(affine(x) for affine in affines)
+    kernel = jnp.concatenate([affine.kernel.astype(x.dtype) for affine in affines], axis=-1)
+    ends = np.cumsum([affine.kernel.shape[-1] for affine in affines])[:-1].tolist()
+    parts = jnp.split(x @ kernel, ends, axis=-1)
+    return tuple(affine._add_bias(part) for affine, part in zip(affines, parts, strict=True))

@@ -1,0 +1,214 @@
+"""The decoder under every option: packing, padding, caching, scan, remat; each agreement with a planted error."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmzoo import models
+from fmzoo.errors import InputError
+
+TINY = models.DecoderConfig(
+    vocab_size=40,
+    d_model=24,
+    num_layers=3,
+    context_length=32,
+    attention=models.AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=6),
+    mlp=models.MlpConfig(d_ff=40),
+    dtype="float64",
+)
+LOCAL = {"pattern": ("local", "global"), "attention__window": 3}
+OPTIONS = {
+    "plain": {},
+    "fused projections": {"fused_projections": True, "attention__qkv_bias": True},
+    "multi-head": {"attention__num_kv_heads": 4},
+    "multi-query": {"attention__num_kv_heads": 1},
+    "layer norm with biases": {
+        "norm__kind": "layer", "norm__bias": True, "attention__qkv_bias": True, "attention__out_bias": True,
+        "mlp__bias": True, "mlp__gated": False, "mlp__activation": "gelu_tanh",
+    },
+    "post norm": {"norm__placement": "post"},
+    "both norms, unit offset": {"norm__placement": "both", "norm__unit_offset": True, "scaled_embedding": True},
+    "learned positions": {"position": "learned", "tied_head": True},
+    "alibi": {"position": "alibi"},
+    "alibi in a window": {"position": "alibi", "pattern": ("local",), "attention__window": 4},
+    "no positions": {"position": "none"},
+    "partial interleaved rope": {"rope__fraction": 0.67, "rope__interleaved": True},
+    "linear": {"rope__scaling": "linear", "rope__factor": 4.0},
+    "llama3": {"rope__scaling": "llama3", "rope__factor": 8.0, "rope__original_context": 16},
+    "yarn": {"rope__scaling": "yarn", "rope__factor": 4.0, "rope__original_context": 16},
+    "qk norm by head": {"attention__qk_norm": "head"},
+    "qk norm over all": {"attention__qk_norm": "all"},
+    "soft caps": {"attention__logit_softcap": 2.0, "logit_softcap": 3.0, "attention__scale": 0.7},
+    "windows": LOCAL,
+    "windows only": {"pattern": ("local",), "attention__window": 3},
+    "local rope, prefix and tail": {
+        **LOCAL, "prefix": ("global",), "num_layers": 4, "local_rope": models.RopeConfig(theta=100.0),
+    },
+    "parallel": {"block": "parallel"},
+    "parallel, one norm": {"block": "parallel_shared_norm", "mlp__gated": False, "mlp__activation": "gelu"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _x64(x64):
+    return
+
+
+def make(name, **more):
+    """A decoder with weights large enough that every part matters."""
+    module = models.Decoder(models.replace(TINY, **OPTIONS[name], **more))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    leaves, structure = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(0)
+    return module, structure.unflatten([jnp.asarray(rng.normal(size=s.shape) * 0.5 + 0.1) for s in leaves])
+
+
+def tokens(batch=2, length=9, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, 40, (batch, length)), jnp.int32)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_cached_equals_uncached(name):
+    """Token by token, in chunks, and in chunks that overrun a window: all give the logits of one pass."""
+    module, params = make(name)
+    x = tokens(length=11)
+    whole = module.apply({"params": params}, x)
+    step = jax.jit(lambda x, cache: module.apply({"params": params}, x, cache=cache))
+    for cuts in ([0, 6, 7, 8, 9, 10, 11], [0, 1, 6, 11]):
+        cache, pieces = models.init_cache(module.config, 2, 12), []
+        for a, b in zip(cuts, cuts[1:], strict=False):
+            logits, cache = step(x[:, a:b], cache)
+            pieces.append(logits)
+        assert_close(jnp.concatenate(pieces, 1), whole)
+    listed = models.unstack(params), models.init_cache(module.config, 2, 12, stacked=False)
+    assert_close(module.apply({"params": listed[0]}, x, cache=listed[1])[0], whole)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_padding_on_either_side_changes_nothing(name):
+    module, params = make(name)
+    x = tokens(length=6)
+    whole = module.apply({"params": params}, x)
+    run = jax.jit(lambda x, s, cache=None: module.apply({"params": params}, x, segment_ids=s, cache=cache))
+    for left, right in ((4, 0), (0, 4)):
+        padded = jnp.pad(x, ((0, 0), (left, right)), constant_values=7)
+        segments = jnp.pad(jnp.ones_like(x), ((0, 0), (left, right)))
+        assert_close(run(padded, segments)[:, left : left + 6], whole)
+        logits, cache = run(padded, segments, models.init_cache(module.config, 2, 16))
+        assert_close(logits[:, left : left + 6], whole)
+        more = tokens(length=3, seed=1)
+        longer = module.apply({"params": params}, jnp.concatenate([x, more], 1))
+        assert_close(module.apply({"params": params}, more, cache=cache)[0], longer[:, 6:])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_packed_documents_are_alone(name):
+    """Logits and gradients of packed documents are those of each document by itself."""
+    module, params = make(name)
+    sizes = (5, 3, 4)
+    documents = [tokens(1, n, seed=n) for n in sizes]
+    packed = jnp.concatenate(documents, 1)
+    segments = jnp.concatenate([jnp.full((1, n), i + 1, jnp.int32) for i, n in enumerate(sizes)], 1)
+
+    def total(params, x, segments):
+        logits = module.apply({"params": params}, x, segment_ids=segments)
+        return jnp.sum(jax.nn.log_softmax(logits)[..., 3]), logits
+
+    (_, together), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(params, packed, segments)
+    alone = [jax.jit(jax.value_and_grad(total, has_aux=True))(params, d, jnp.ones_like(d)) for d in documents]
+    assert_close(together, jnp.concatenate([logits for (_, logits), _ in alone], 1))
+    jax.tree.map(lambda g, *each: assert_close(g, sum(each)), grads, *(g for _, g in alone))
+    if module.config.attention.window is None:  # a planted leak is seen; in a short window there may be none to see
+        leaking = module.apply({"params": params}, packed)
+        assert np.abs(leaking - together)[:, sizes[0] :].max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["plain", "local rope, prefix and tail", "alibi"])
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_scan_unrolled_and_remat_agree(name, remat):
+    x, keys = tokens(), jax.random.split(jax.random.key(1), 2)
+
+    def run(**more):
+        module, params = make(name, dropout=0.3, attention__dropout=0.2, **more)
+        loss = lambda p: jnp.sum(jax.nn.log_softmax(module.apply({"params": p}, x, dropout_keys=keys))[..., 0])  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    (value, grads), (other, other_grads) = run(), run(layers="unrolled", remat=remat)
+    assert_close(value, other)
+    jax.tree.map(assert_close, grads, other_grads)
+
+
+def test_dropout_belongs_to_the_row():
+    module, params = make("plain", dropout=0.5, attention__dropout=0.5)
+    x, keys = tokens(4), jax.random.split(jax.random.key(1), 4)
+    whole = module.apply({"params": params}, x, dropout_keys=keys)
+    half = module.apply({"params": params}, x[2:], dropout_keys=keys[2:])
+    assert_close(half, whole[2:])
+    assert np.abs(module.apply({"params": params}, x[2:], dropout_keys=keys[:2]) - half).max() > 0.1
+    assert np.abs(module.apply({"params": params}, x) - whole).max() > 0.1
+
+
+def test_each_window_sees_exactly_its_width():
+    module, params = make("windows only", num_layers=1)
+    x = tokens(1, 8)
+    base = module.apply({"params": params}, x)
+    changed = module.apply({"params": params}, x.at[0, 2].set((x[0, 2] + 1) % 40))
+    moved = np.abs(changed - base).max(axis=(0, 2)) > 1e-9
+    assert moved.tolist() == [False, False, True, True, True, False, False, False]
+
+
+def test_features_unembedded_are_the_logits():
+    module, params = make("soft caps")
+    hidden, reports, cache = module.apply({"params": params}, tokens(), method="features")
+    assert hidden.shape == (2, 9, 24)
+    assert cache is None
+    assert not jax.tree.leaves(reports)
+    logits = module.apply({"params": params}, hidden, method="unembed")
+    assert_close(logits, module.apply({"params": params}, tokens()))
+
+
+def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
+    with jax.enable_x64(False):
+        module = models.Decoder(models.replace(TINY, dtype="bfloat16"))
+        params = module.init(jax.random.key(0), tokens())["params"]
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+        hidden, _, _ = module.apply({"params": params}, tokens(), method="features")
+        logits = module.apply({"params": params}, tokens())
+        assert (hidden.dtype.name, logits.dtype.name) == ("bfloat16", "float32")
+        exact = models.Decoder(models.replace(TINY, dtype="float32")).apply({"params": params}, tokens())
+        assert 1e-6 < np.abs(logits - exact).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attention__num_kv_heads": 3}, "num_heads 4 is not divisible by num_kv_heads 3"),
+        ({"attention__window": 0}, "window is 0"),
+        ({"pattern": ("local",)}, "attention.window is None"),
+        ({"pattern": ("lokal",)}, "lokal"),
+        ({"prefix": ("global",) * 4}, "prefix has 4 layers"),
+        ({"attention__head_dim": 5}, "head_dim 5 rotates 5"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"remat": "some"}, "one of none, full, dots"),
+        ({"position": "alibi", "attention__implementation": "splash"}, "needs the attention implementation xla"),
+        ({"attention__implementation": "cudnn", "attention__logit_softcap": 5.0}, "logit_softcap 5.0 needs"),
+        ({"num_layer": 3}, "num_layers"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        models.replace(TINY, **changes)
+
+
+def test_shapes_are_checked_at_the_edge():
+    module, params = make("plain")
+    with pytest.raises(InputError, match=r"segment_ids has shape \(2, 8\)"):
+        module.apply({"params": params}, tokens(), segment_ids=jnp.ones((2, 8), jnp.int32))
+    broken = {**params, "embed": params["embed"][:, :-1]}
+    with pytest.raises(InputError, match="parameter embed has shape"):
+        module.apply({"params": broken}, tokens())
+
+
+def assert_close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * max(1.0, float(np.abs(b).max())))
