@@ -3,12 +3,14 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import unflatten_dict
 
 import fmzoo
-from fmzoo import models
+from fmzoo import train
 from fmzoo.errors import InputError
 from fmzoo.interop import config_json, decoder_structure
 from fmzoo.models import AttentionConfig, Decoder, DecoderConfig, Lora, MlpConfig, Pretrained
@@ -24,18 +26,18 @@ def model(config=CONFIG):
     return Pretrained(Decoder(config), params, config, ByteTokenizer())
 
 
-def run_folder(folder, monkeypatch):
-    """A run whose checkpoint reader gives parameters, and twice the parameters as their average."""
+def run_folder(folder):
+    """A run with two checkpoints, of which the newer holds the parameters and twice these as their average."""
     folder.mkdir()
     values = {"fmzoo": "0", "stage": "pretrain", "model": config_json.to_json(CONFIG)}
     (folder / "config.json").write_text(json.dumps(values))
     ByteTokenizer().save(folder / "tokenizer")
-
-    def load_params(path, step=None, average=False):
-        assert str(path) == str(folder / "checkpoints")
-        return jax.tree.map(lambda leaf: leaf * (2 if average else 1), model().params), 7
-
-    monkeypatch.setattr("fmzoo.train.checkpoints.load_params", load_params)
+    checkpoints = train.Checkpoints(folder / "checkpoints")
+    for step, factor in ((3, 0.0), (7, 1.0)):
+        params = jax.tree.map(lambda leaf, factor=factor: jnp.asarray(leaf * factor), model().params)
+        state = train.init_state(params, optax.sgd(0.1), jax.random.key(0), ema=True)
+        checkpoints.save(step, state.replace(ema=jax.tree.map(lambda leaf: 2 * leaf, params)), {})
+    checkpoints.close()
     return folder
 
 
@@ -65,15 +67,13 @@ def test_float64_is_exact_where_it_is_enabled(tmp_path, x64):
     assert same(fmzoo.load(tmp_path / "model", dtype="float64").params, model().params)
 
 
-def test_a_run_gives_its_newest_parameters_or_their_average(tmp_path, monkeypatch):
-    folder = run_folder(tmp_path / "run", monkeypatch)
+def test_a_run_gives_its_newest_parameters_or_their_average(tmp_path):
+    folder = run_folder(tmp_path / "run")
     newest, average = fmzoo.load(folder), fmzoo.load(folder, dtype="bfloat16", average=True)
     assert newest.config == CONFIG
     assert newest.tokenizer.encode("a") == [97]
     assert same(newest.params, model().params)
-    doubled = jax.tree.map(
-        lambda leaf: (2 * leaf).astype(models.replace(CONFIG, dtype="bfloat16").compute_dtype), model().params
-    )
+    doubled = jax.tree.map(lambda leaf: jnp.asarray(2 * leaf, "bfloat16"), model().params)
     assert same(average.params, doubled)
 
 

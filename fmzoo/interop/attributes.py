@@ -10,13 +10,13 @@ HARMLESS = frozenset(
     {
         "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
         "attn_implementation", "bos_token_id", "cache_implementation", "do_sample", "dtype", "early_stopping",
-        "eos_token_id", "id2label", "initializer_range", "keys_to_ignore_at_inference", "label2id",
-        "length_penalty", "max_length", "max_new_tokens", "min_length", "model_type", "name_or_path",
-        "no_repeat_ngram_size", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
-        "output_hidden_states", "output_past", "pad_token_id", "pretraining_tp", "problem_type",
-        "repetition_penalty", "return_dict", "task_specific_params", "temperature", "tie_last_hidden_states",
-        "tokenizer_class", "top_k", "top_p", "torch_dtype", "transformers_version", "typical_p",
-        "unsloth_fixed", "unsloth_version", "use_cache", "use_return_dict",
+        "eos_token_id", "id2label", "initializer_range", "is_llama_config", "keys_to_ignore_at_inference",
+        "label2id", "length_penalty", "max_length", "max_new_tokens", "max_sequence_length", "min_length",
+        "model_type", "name_or_path", "no_repeat_ngram_size", "num_beams", "num_labels", "num_return_sequences",
+        "output_attentions", "output_hidden_states", "output_past", "pad_token_id", "pretraining_tp",
+        "problem_type", "repetition_penalty", "return_dict", "task_specific_params", "temperature",
+        "tie_last_hidden_states", "tokenizer_class", "top_k", "top_p", "torch_dtype", "transformers.js_config",
+        "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_cache", "use_return_dict",
     }
 )  # fmt: skip
 # Attributes of transformers that would change what the model computes, unless they have the value given here.
@@ -28,9 +28,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (None,),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
+    "rope_interleaved": (False,),
     "use_bidirectional_attention": (False, None),
+    "use_mrope": (False, None),
 }
 LARGEST = 2**31 - 1
+LARGEST_NUMBER = 1e300
 
 
 class Attributes:
@@ -68,9 +71,11 @@ class Attributes:
             raise self.refuse(name, value, f"{least} to {most}")
         return value
 
-    def number(self, name: str, *, optional: bool = False) -> Any:
-        """The value of an attribute that is a number, or None if that is allowed."""
+    def number(self, name: str, *, optional: bool = False, above: float = -LARGEST_NUMBER) -> Any:
+        """The value of an attribute that is a finite number above a bound, or None if that is allowed."""
         value = self.take(name, float, optional=optional)
+        if value is not None and not above < value < LARGEST_NUMBER:
+            raise self.refuse(name, value, f"a number above {above:g}")
         return value if value is None else float(value)
 
     def demand(self, name: str, *accepted: Any) -> None:

@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
+MOST_LAYERS = 1000
 KINDS: dict[str, Kind] = {"full_attention": "global", "sliding_attention": "local"}
 
 
@@ -65,12 +66,17 @@ def llama_table(rows: tuple[Row, ...], **options: Any) -> Table:
     return Table(rows, ignored=ignored, copies=(("lm_head.weight", "model.embed_tokens.weight"),), **options)
 
 
+def read_depth(a: Attributes) -> int:
+    """How many layers there are."""
+    return a.integer("num_hidden_layers", most=MOST_LAYERS)
+
+
 def read_sizes(a: Attributes) -> dict[str, Any]:
     """The fields of `DecoderConfig` that say how large a model with Llama's attribute names is."""
     return {
         "vocab_size": a.integer("vocab_size"),
         "d_model": a.integer("hidden_size"),
-        "num_layers": a.integer("num_hidden_layers", most=10_000),
+        "num_layers": read_depth(a),
         "context_length": a.integer("max_position_embeddings"),
         "tied_head": a.take("tie_word_embeddings", bool),
     }

@@ -9,6 +9,7 @@ from fmzoo.interop.family import (
     Family,
     llama_rows,
     llama_table,
+    read_depth,
     read_heads,
     read_kinds,
     read_sizes,
@@ -81,7 +82,7 @@ def _read_one(a: Attributes) -> DecoderConfig:
 def _read_two(a: Attributes) -> DecoderConfig:
     attention = _read_attention(a) | {"logit_softcap": a.number("attn_logit_softcapping", optional=True)}
     a.demand("sliding_window_size", attention["window"])
-    context, num_layers = a.integer("max_position_embeddings"), a.integer("num_hidden_layers", most=10_000)
+    context, num_layers = a.integer("max_position_embeddings"), read_depth(a)
     layers = read_kinds(a, num_layers, _alternate(num_layers, 2))
     cap = a.number("final_logit_softcapping", optional=True)
     return _decoder(a, _activation(a), attention, "both", rope=read_rope(a, context), logit_softcap=cap, **layers)
@@ -91,7 +92,7 @@ def _read_three(a: Attributes) -> DecoderConfig:
     """Local layers turn by a theta of their own; the last of `sliding_window_pattern` layers is global."""
     attention = _read_attention(a) | {"qk_norm": "head"}
     a.demand("attn_logit_softcapping", None)  # is not applied by transformers
-    context, num_layers = a.integer("max_position_embeddings"), a.integer("num_hidden_layers", most=10_000)
+    context, num_layers = a.integer("max_position_embeddings"), read_depth(a)
     periods = [a.integer(name, optional=True) for name in ("sliding_window_pattern", "_sliding_window_pattern")]
     layers = read_kinds(a, num_layers, _alternate(num_layers, periods[0] or periods[1] or 6))
     rope, local = read_ropes(a, context)
@@ -110,7 +111,8 @@ def _read_multimodal(a: Attributes) -> DecoderConfig:
 
 
 def _read_attention(a: Attributes) -> dict[str, Any]:
-    return {"scale": a.number("query_pre_attn_scalar") ** -0.5, "window": a.integer("sliding_window", optional=True)}
+    scale = a.number("query_pre_attn_scalar", above=0) ** -0.5
+    return {"scale": scale, "window": a.integer("sliding_window", optional=True)}
 
 
 def _activation(a: Attributes) -> str:

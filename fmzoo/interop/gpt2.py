@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmzoo.interop.attributes import Attributes
-from fmzoo.interop.family import ACTIVATIONS, Family
+from fmzoo.interop.family import ACTIVATIONS, MOST_LAYERS, Family
 from fmzoo.interop.mapping import TRANSPOSED, Row, Table, joined
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 
@@ -61,7 +61,7 @@ def _read(a: Attributes) -> DecoderConfig:
     return DecoderConfig(
         vocab_size=a.integer("vocab_size"),
         d_model=width,
-        num_layers=a.integer("n_layer", most=10_000),
+        num_layers=a.integer("n_layer", most=MOST_LAYERS),
         context_length=context,
         attention=AttentionConfig(
             num_heads=heads, num_kv_heads=heads, head_dim=width // heads, scale=scale, qkv_bias=True, out_bias=True,

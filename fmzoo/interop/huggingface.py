@@ -9,8 +9,9 @@ from fmzoo.errors import InputError, nearest
 from fmzoo.interop import folders, gemma, gpt2, llama
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import Family
-from fmzoo.interop.mapping import decoder_structure, to_ours, to_theirs
+from fmzoo.interop.mapping import to_ours, to_theirs
 from fmzoo.interop.network import differences
+from fmzoo.interop.structure import decoder_structure
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 from fmzoo.text.files import read_json, write_json
 

@@ -9,6 +9,7 @@ from fmzoo.interop.family import (
     Family,
     llama_rows,
     llama_table,
+    read_depth,
     read_heads,
     read_kinds,
     read_sizes,
@@ -67,7 +68,7 @@ def _read_mistral(a: Attributes) -> DecoderConfig:
 def _windows(a: Attributes) -> tuple[dict[str, Any], int | None]:
     """Qwen's layers, of which the first `max_window_layers` have no window, and the window."""
     used, window = a.take("use_sliding_window", bool), a.integer("sliding_window", optional=True)
-    num_layers = a.integer("num_hidden_layers", most=10_000)
+    num_layers = read_depth(a)
     window = window if used else None
     first = a.integer("max_window_layers", least=0)
     kinds = ["global" if window is None or i < first else "local" for i in range(num_layers)]
