@@ -56,4 +56,6 @@ def sample(config: Any, pretrained: models.Pretrained, tokens: int = 120) -> str
     room = min(tokens, config.model.context_length - 8)
     tokenizer = pretrained.tokenizer
     prompt = "" if tokenizer.bos_id is not None else "\n"
-    return generate.text(pretrained, [prompt], jax.random.key(config.seed), max_new_tokens=room, temperature=0.8)[0].text
+    return generate.text(pretrained, [prompt], jax.random.key(config.seed), max_new_tokens=room, temperature=0.8)[
+        0
+    ].text

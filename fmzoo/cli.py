@@ -1,0 +1,266 @@
+"""The `fmzoo` command: parse, call one function, print.
+
+A command is a frozen dataclass of its arguments with a `run`. What it needs is imported when it runs, so that `--help`
+answers at once.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from tyro import MISSING
+from tyro.conf import Positional, arg
+
+from fmzoo.arguments import parse
+from fmzoo.errors import InputError, nearest
+
+Source = Positional[Annotated[str, arg(metavar="SOURCE")]]
+LONGEST = 299  # characters of a sentence on standard error
+
+
+@dataclasses.dataclass(frozen=True)
+class Tour:
+    """Trains a language model on Shakespeare, Milton and the King James Bible here and now, and lets it speak."""
+
+    out: str  # a new folder for the run, its report and its plot
+    stages: Literal["text"] = "text"
+
+    def run(self) -> None:
+        """Runs the stages named."""
+        start_computing()
+        from fmzoo.stages.tour import tour
+
+        tour(self.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Continues a prompt and prints the answer as it comes."""
+
+    source: Source  # a run folder, or a folder in the format of transformers
+    prompt: str  # the text to continue
+    max_new_tokens: int = 128  # the longest answer
+    temperature: float = 0.8  # 0 takes the likeliest token each time
+    top_k: int | None = None  # draw from the k likeliest tokens only
+    top_p: float | None = None  # draw from the likeliest tokens that have this much of the probability
+    seed: int = 0  # the same seed gives the same answer
+
+    def run(self) -> None:
+        """Streams the answer."""
+        start_computing()
+        import jax
+
+        from fmzoo import generate, load
+
+        sampling = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
+        for piece in generate.stream(load(self.source), self.prompt, jax.random.key(self.seed), **sampling):
+            print(piece, end="", flush=True)
+        print()
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Measures perplexity and bits per byte over whole documents."""
+
+    source: Source  # a run folder, or a folder in the format of transformers
+    data: str  # what `fmzoo pretrain --data` takes
+    split: str | None = None  # None: test, or else validation, or else what there is
+    field: str = "text"  # of a record: what holds the text
+
+    def run(self) -> None:
+        """Measures and prints."""
+        start_computing()
+        from fmzoo import data, evals, load
+
+        split = self.split or next((s for s in ("test", "validation") if s in data.splits(self.data)), "all")
+        documents = data.source(self.data, split, self.field)
+        found = evals.perplexity(load(self.source), documents)
+        print(
+            f"{self.data}, split {split}: {len(documents):,} documents, {found.bytes:,} bytes, {found.tokens:,} tokens"
+        )
+        print(f"bits per byte  {found.bits_per_byte:.4f}")
+        print(f"perplexity     {found.perplexity:.3f} a token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Says what a model is and what it costs, without its weights."""
+
+    source: Source  # a run folder, a folder in the format of transformers, or a name of the zoo
+
+    def run(self) -> None:
+        """Prints the figures, then the config field by field."""
+        from fmzoo.stages.describe import describe
+
+        found = describe(self.source)
+        context, flops = f"{found.config.context_length:,} tokens", (found.forward_flops, found.training_flops)
+        rows = {
+            "source": found.source,
+            "parameters": f"{found.parameters:,}",
+            "FLOPs a token": f"{flops[0]:,.0f} forward, {flops[1]:,.0f} in training, at {context}",
+            "cache": f"{found.cache_bytes:,} bytes for a sequence of {context} in {found.config.dtype}",
+            "memory": f"{found.weight_bytes:,} bytes of float32 weights; {found.training_bytes:,} to train with Adam, "
+            "activations on top",
+        }  # fmt: skip
+        if found.steps:
+            rows["checkpoints"] = ", ".join(map(str, found.steps))
+        for name, value in {**rows, **dict(_fields(found.config, "model."))}.items():
+            print(f"{name:<36} {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+    """Lists the published systems that have a name here."""
+
+    def run(self) -> None:
+        """Prints a table."""
+        from fmzoo import zoo
+
+        entries = [zoo.entry(name) for name in zoo.names()]
+        _print_table(
+            ("name", "parameters", "system", "public"),
+            [(e.name, f"{e.parameters:,}", e.system, e.public) for e in entries],
+        )
+
+
+COMMANDS = {"tour": Tour, "pretrain": None, "generate": Generate, "eval": Eval, "info": Info, "zoo": Zoo}
+HELP = """usage: fmzoo COMMAND ...
+
+fmzoo: foundation models as pure functions in JAX and Flax.
+
+  fmzoo tour --out FOLDER                     trains a language model here and now, and lets it speak
+  fmzoo pretrain PRESET --workdir FOLDER      trains from scratch; PRESET is tiny, small or a name of the zoo
+  fmzoo generate SOURCE --prompt TEXT         continues a prompt
+  fmzoo eval SOURCE --data SOURCE             perplexity and bits per byte
+  fmzoo info SOURCE                           what a model is and what it costs
+  fmzoo zoo                                   the published systems that have a name here
+
+SOURCE is a run folder, a path or a name of the zoo. Each command has a --help of its own.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0, 2 after a user's mistake, 130 after an interrupt."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(
+            f"{error.filename or 'a file'}: {error.strerror or error}; another path, or room on it, is needed"
+        )
+    return 0
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parses and runs a command.
+
+    Raises:
+      InputError: the user's mistake, found by the parser or by what it calls.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return
+    command, *rest = arguments
+    if command == "--version":
+        from fmzoo import __version__
+
+        print(__version__)
+    elif command not in COMMANDS:
+        raise InputError(f"fmzoo has no command {command[:60]!r}; {nearest(command, COMMANDS)}")
+    elif command == "pretrain":
+        pretrain(rest)
+    else:
+        parse(COMMANDS[command], rest, f"fmzoo {command}").run()
+
+
+def pretrain(arguments: Sequence[str]) -> None:
+    """``fmzoo pretrain PRESET --workdir FOLDER``, with every field of the preset's config as an option by its path."""
+    start_computing()
+    from fmzoo import models, stages
+
+    @dataclasses.dataclass(frozen=True)
+    class Pretrain:
+        """Trains a language model from scratch, or goes on where the folder's run stopped."""
+
+        workdir: str  # of the run: the same line again goes on
+        config: Annotated[stages.PretrainConfig, arg(name="")]
+
+    if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        raise InputError(
+            f"fmzoo pretrain needs a PRESET first; {nearest('small', stages.PRESETS)}, or a name of the zoo"
+        )
+    asks_help = arguments[0] in ("-h", "--help")
+    name, rest = ("tiny", arguments) if asks_help else (arguments[0], arguments[1:])
+    config = stages.preset(name)
+    if config.model.local_rope is None and any(a.replace("_", "-").startswith("--model.local-rope") for a in rest):
+        model = dataclasses.replace(config.model, local_rope=models.RopeConfig())
+        config = dataclasses.replace(config, model=model)
+    command = f"fmzoo pretrain {'PRESET' if asks_help else name}"
+    given = parse(Pretrain, rest, command, Pretrain(MISSING, config))
+    report_run(given.config, given.workdir)
+
+
+def report_run(config: Any, workdir: str) -> None:
+    """Pretrains and says how it ended."""
+    from fmzoo import stages
+
+    if stages.is_finished(config, workdir):
+        stages.check_workdir(config, workdir)
+        print(f"{workdir} is finished: all {config.steps:,} steps are taken; --steps with more goes on")
+    elif stages.pretrain(config, workdir):
+        print(f"{workdir} is finished; see {os.path.join(workdir, 'report.md')}")
+    else:
+        print(f"{workdir} is stopped and saved; the same line again goes on")
+
+
+def start_computing() -> None:
+    """Sets up this process for JAX: the allocator keeps its memory, and what was compiled is kept between runs.
+
+    Compiled programs go to ``~/.cache/fmzoo/xla``, or ``$XDG_CACHE_HOME/fmzoo/xla``; ``JAX_COMPILATION_CACHE_DIR`` puts
+    them elsewhere, or nowhere if it is empty.
+    """
+    from fmzoo.parallel.allocator import keep_heap
+
+    keep_heap()
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "fmzoo", "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _refuse(message: str) -> int:
+    """Prints a sentence on standard error, in one line."""
+    message = " ".join(message.split())
+    print(message if len(message) <= LONGEST else message[: LONGEST - 3] + "...", file=sys.stderr)
+    return 2
+
+
+def _fields(config: Any, prefix: str) -> list[tuple[str, Any]]:
+    """Every field of nested dataclasses with its path as an option."""
+    found = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        found += _fields(value, f"{name}.") if dataclasses.is_dataclass(value) else [(name, value)]
+    return found
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, header_style="bold")
+    table.columns[1].justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
