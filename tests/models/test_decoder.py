@@ -72,55 +72,76 @@ def tokens(batch=2, length=9, seed=0):
 def test_cached_equals_uncached(name):
     """Token by token, in chunks, and in chunks that overrun a window: all give the logits of one pass."""
     module, params = make(name)
-    x = tokens(length=11)
-    whole = module.apply({"params": params}, x)
-    step = jax.jit(lambda x, cache: module.apply({"params": params}, x, cache=cache))
-    for cuts in ([0, 6, 7, 8, 9, 10, 11], [0, 1, 6, 11]):
-        cache, pieces = models.init_cache(module.config, 2, 12), []
-        for a, b in zip(cuts, cuts[1:], strict=False):
-            logits, cache = step(x[:, a:b], cache)
-            pieces.append(logits)
-        assert_close(jnp.concatenate(pieces, 1), whole)
-    listed = models.unstack(params), models.init_cache(module.config, 2, 12, stacked=False)
-    assert_close(module.apply({"params": listed[0]}, x, cache=listed[1])[0], whole)
+    x = tokens(length=9)
+
+    @jax.jit
+    def in_chunks(params):
+        found = []
+        for cuts in ([0, 5, 6, 7, 9], [0, 1, 5, 9]):
+            cache, pieces = models.init_cache(module.config, 2, 10), []
+            for a, b in zip(cuts, cuts[1:], strict=False):
+                logits, cache = module.apply({"params": params}, x[:, a:b], cache=cache)
+                pieces.append(logits)
+            found.append(jnp.concatenate(pieces, 1))
+        listed = models.init_cache(module.config, 2, 10, stacked=False)
+        found.append(module.apply({"params": models.unstack(params)}, x, cache=listed)[0])
+        return module.apply({"params": params}, x), found
+
+    whole, found = in_chunks(params)
+    for logits in found:
+        assert_close(logits, whole)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_padding_on_either_side_changes_nothing(name):
     module, params = make(name)
-    x = tokens(length=6)
-    whole = module.apply({"params": params}, x)
-    run = jax.jit(lambda x, s, cache=None: module.apply({"params": params}, x, segment_ids=s, cache=cache))
-    for left, right in ((4, 0), (0, 4)):
-        padded = jnp.pad(x, ((0, 0), (left, right)), constant_values=7)
-        segments = jnp.pad(jnp.ones_like(x), ((0, 0), (left, right)))
-        assert_close(run(padded, segments)[:, left : left + 6], whole)
-        logits, cache = run(padded, segments, models.init_cache(module.config, 2, 16))
-        assert_close(logits[:, left : left + 6], whole)
-        more = tokens(length=3, seed=1)
-        longer = module.apply({"params": params}, jnp.concatenate([x, more], 1))
-        assert_close(module.apply({"params": params}, more, cache=cache)[0], longer[:, 6:])
+    x, more = tokens(length=6), tokens(length=2, seed=1)
+
+    @jax.jit
+    def padded(params):
+        found, later = [], []
+        for left, right in ((3, 0), (0, 3)):
+            inputs = jnp.pad(x, ((0, 0), (left, right)), constant_values=7)
+            segments = jnp.pad(jnp.ones_like(x), ((0, 0), (left, right)))
+            found.append(module.apply({"params": params}, inputs, segment_ids=segments)[:, left : left + 6])
+            cache = models.init_cache(module.config, 2, 12)
+            logits, cache = module.apply({"params": params}, inputs, segment_ids=segments, cache=cache)
+            found.append(logits[:, left : left + 6])
+            later.append(module.apply({"params": params}, more, cache=cache)[0])
+        return module.apply({"params": params}, jnp.concatenate([x, more], 1)), found, later
+
+    whole, found, later = padded(params)
+    for logits in found:
+        assert_close(logits, whole[:, :6])
+    for logits in later:
+        assert_close(logits, whole[:, 6:])
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_packed_documents_are_alone(name):
-    """Logits and gradients of packed documents are those of each document by itself."""
+    """Log-probabilities and gradients of packed documents are those of each document in a row of its own."""
     module, params = make(name)
     sizes = (5, 3, 4)
     documents = [tokens(1, n, seed=n) for n in sizes]
-    packed = jnp.concatenate(documents, 1)
-    segments = jnp.concatenate([jnp.full((1, n), i + 1, jnp.int32) for i, n in enumerate(sizes)], 1)
+    ids = [jnp.full((1, n), i + 1, jnp.int32) for i, n in enumerate(sizes)]
+    rows = jnp.concatenate([jnp.pad(d, ((0, 0), (0, 5 - n))) for d, n in zip(documents, sizes, strict=True)])
+    row_ids = jnp.concatenate([jnp.pad(i, ((0, 0), (0, 5 - n))) for i, n in zip(ids, sizes, strict=True)])
+    packed, packed_ids = jnp.concatenate(documents, 1), jnp.concatenate(ids, 1)
 
     def total(params, x, segments):
-        logits = module.apply({"params": params}, x, segment_ids=segments)
-        return jnp.sum(jax.nn.log_softmax(logits)[..., 3]), logits
+        found = jax.nn.log_softmax(module.apply({"params": params}, x, segment_ids=segments))
+        return jnp.sum(found[..., 3] * (segments > 0)), found
 
-    (_, together), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(params, packed, segments)
-    alone = [jax.jit(jax.value_and_grad(total, has_aux=True))(params, d, jnp.ones_like(d)) for d in documents]
-    assert_close(together, jnp.concatenate([logits for (_, logits), _ in alone], 1))
-    jax.tree.map(lambda g, *each: assert_close(g, sum(each)), grads, *(g for _, g in alone))
+    @jax.jit
+    def both(params):
+        run = jax.value_and_grad(total, has_aux=True)
+        leaking = jax.nn.log_softmax(module.apply({"params": params}, packed))
+        return run(params, packed, packed_ids), run(params, rows, row_ids), leaking
+
+    ((_, together), grads), ((_, alone), alone_grads), leaking = both(params)
+    assert_close(together[0], jnp.concatenate([alone[i, :n] for i, n in enumerate(sizes)]))
+    jax.tree.map(assert_close, grads, alone_grads)
     if module.config.attention.window is None:  # a planted leak is seen; in a short window there may be none to see
-        leaking = module.apply({"params": params}, packed)
         assert np.abs(leaking - together)[:, sizes[0] :].max() > 1e-3
 
 

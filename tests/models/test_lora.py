@@ -35,7 +35,7 @@ def test_joining_copies_nothing():
 
 
 def test_a_step_over_a_frozen_base_holds_no_second_copy_of_it():
-    """Arguments and temporaries of the compiled step are at most 1.25 times the base's bytes, at over 100M parameters."""
+    """Arguments and temporaries of the compiled step are at most 1.25 times the base's bytes, over 100M parameters."""
     config = models.DecoderConfig(
         vocab_size=16_000, d_model=1024, num_layers=10, context_length=64, mlp=models.MlpConfig(d_ff=2816),
         attention=models.AttentionConfig(num_heads=16, num_kv_heads=8, head_dim=64), remat="full",
