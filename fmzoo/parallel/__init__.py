@@ -2,7 +2,7 @@
 
 from fmzoo.parallel.compile import compile, pmap, shard, total  # noqa: A004
 from fmzoo.parallel.mesh import check_rows, constrain_rows, mesh, parse_mesh, place_batch
-from fmzoo.parallel.rules import Rules, place, specs, state_shardings
+from fmzoo.parallel.rules import Rules, path_of, place, specs, state_shardings
 
 __all__ = [
     "Rules",
@@ -11,6 +11,7 @@ __all__ = [
     "constrain_rows",
     "mesh",
     "parse_mesh",
+    "path_of",
     "place",
     "place_batch",
     "pmap",

@@ -1,5 +1,6 @@
 """Training: state, gradients, steps that compose, optimizers, the loop and its checkpoints."""
 
+from fmzoo.train.check import Report, check_objective
 from fmzoo.train.checkpoints import Checkpoints, complete_steps, gather_json, load_params
 from fmzoo.train.fit import FitConfig, fit
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
@@ -17,11 +18,13 @@ __all__ = [
     "MetricsLog",
     "OptimizerConfig",
     "Progress",
+    "Report",
     "State",
     "Step",
     "accumulate",
     "average_params",
     "carried",
+    "check_objective",
     "combine",
     "complete_steps",
     "fit",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fmzoo import models, objectives
-from fmzoo.objectives import Mean, Objective, example_keys, weighted_mean
+from fmzoo.objectives import Objective, example_keys, weighted_mean
 
 ROWS, LENGTH, VOCAB = 8, 12, 32
 
@@ -63,7 +63,8 @@ def denoiser() -> Probe:
 
     def objective(params, frozen, batch, rng, statistics=None):
         del frozen, statistics
-        clean = batch["image"]
+        counted = batch["weights"][:, None, None, None] != 0
+        clean = jnp.where(counted, batch["image"], 0)  # 0 * NaN is NaN in a gradient, so a weight of 0 comes too late
         noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(
             example_keys(rng, "noise", batch["example_id"])
         )
@@ -136,14 +137,17 @@ def prepared() -> Probe:
         losses = objectives.cross_entropy(logits, batch["targets"]) * batch["weights"]
         return jnp.sum(losses, axis=1)
 
+    def counted(batch):
+        return jnp.any(batch["weights"] != 0, axis=1)
+
     def prepare(params, frozen, batch, rng):
         losses = row_losses(params, batch, rng)
-        return {"centre": Mean(jnp.sum(losses), jnp.asarray(len(losses), losses.dtype))}
+        return {"centre": weighted_mean(losses, counted(batch))}
 
     def terms(params, frozen, batch, rng, statistics=None):
         losses = row_losses(params, batch, rng)
         lifted = jax.nn.softplus(losses - statistics["centre"])
-        return {"loss": weighted_mean(lifted, jnp.ones_like(lifted))}, tokens(params, frozen, batch, rng)[0]
+        return {"loss": weighted_mean(lifted, counted(batch))}, tokens(params, frozen, batch, rng)[0]
 
     return Probe(Objective(terms, prepare), params_of(module), {}, text_batch())
 
