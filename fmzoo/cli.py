@@ -5,6 +5,7 @@ answers at once.
 """
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -213,24 +214,26 @@ def report_run(config: Any, workdir: str) -> None:
     """Pretrains and says how it ended."""
     from fmzoo import stages
 
-    if stages.is_finished(config, workdir):
-        stages.check_workdir(config, workdir)
-        print(f"{workdir} is finished: all {config.steps:,} steps are taken; --steps with more goes on")
-    elif stages.pretrain(config, workdir):
-        print(f"{workdir} is finished; see {os.path.join(workdir, 'report.md')}")
-    else:
+    was_finished = stages.is_finished(config, workdir)
+    if not stages.pretrain(config, workdir):
         print(f"{workdir} is stopped and saved; the same line again goes on")
+    elif was_finished:
+        print(f"{workdir} is finished: all {config.steps:,} steps are taken; a larger --steps goes on")
+    else:
+        print(f"{workdir} is finished; see {os.path.join(workdir, 'report.md')}")
 
 
 def start_computing() -> None:
     """Sets up this process for JAX: the allocator keeps its memory, and what was compiled is kept between runs.
 
+    What libraries log below an error is left out, since standard error is for one sentence about a mistake.
     Compiled programs go to ``~/.cache/fmzoo/xla``, or ``$XDG_CACHE_HOME/fmzoo/xla``; ``JAX_COMPILATION_CACHE_DIR`` puts
     them elsewhere, or nowhere if it is empty.
     """
     from fmzoo.parallel.allocator import keep_heap
 
     keep_heap()
+    logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -1,5 +1,15 @@
 """Stages: a data set, an objective and a step, put together and ready to run."""
 
-from fmzoo.stages.pretrain import PRESETS, PretrainConfig, prepare, preset, pretrain
+from fmzoo.stages.describe import Description, describe
+from fmzoo.stages.pretrain import PRESETS, PretrainConfig, is_finished, prepare, preset, pretrain
 
-__all__ = ["PRESETS", "PretrainConfig", "prepare", "preset", "pretrain"]
+__all__ = [
+    "PRESETS",
+    "Description",
+    "PretrainConfig",
+    "describe",
+    "is_finished",
+    "prepare",
+    "preset",
+    "pretrain",
+]

@@ -1,8 +1,9 @@
 """Pretraining: next-token prediction over packed documents, from a config to a run folder."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from fmzoo.interop.config_json import from_json, to_json
 
 Literals = Literal["concatenate_and_split", "first_fit"]
 RUN_FILE = "config.json"
+BEFORE_RUN_FILE = {"tokenizer", ".config.json.tmp"}  # all that a kill can leave of a run without its config
 STAGE = "pretrain"  # the mark of a run folder's config
 FREE_TO_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "keep_every", "workers", "quiet", "mesh")
 
@@ -52,11 +54,14 @@ class PretrainConfig:
         for name in ("batch_size", "sequence_length", "microbatches", "steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if self.sequence_length > self.model.context_length and self.model.position == "learned":
+        if self.sequence_length > self.model.context_length:
             raise InputError(
                 f"sequence_length {self.sequence_length} is over model.context_length {self.model.context_length}; "
                 "at most that is needed"
             )
+        for name in ("seed", "data_seed"):
+            if not 0 <= getattr(self, name) < 2**32:
+                raise InputError(f"{name} is {getattr(self, name)}; a whole number from 0 to {2**32 - 1} is needed")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema is {self.ema}; at least 0 and below 1 is needed")
         parallel.check_rows(self.batch_size, self.microbatches, "microbatches")
@@ -199,13 +204,12 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
     started = check_workdir(config, workdir)
     if is_finished(config, workdir):
         return True
-    tokenizer = text.load_tokenizer(workdir / "tokenizer") if started else None
-    run = prepare(config, tokenizer)
-    if jax.process_index() == 0:
-        open_workdir(config, workdir, run.tokenizer)
+    run = prepare(config, text.load_tokenizer(workdir / "tokenizer") if started else None)
     tokens = config.batch_size * config.sequence_length
     flops = tokens * models.flops_per_token(config.model, config.sequence_length)
-    with run.batches:
+    with nothing_left(workdir, unless=started), run.batches:
+        if jax.process_index() == 0:
+            open_workdir(config, workdir, run.tokenizer)
         state, finished = train.fit(
             run.step, run.state, {}, run.batches, config.fit, workdir, tokens=tokens, flops=flops,
             merge=data.merge_states,
@@ -230,7 +234,7 @@ def check_workdir(config: PretrainConfig, workdir: epath.Path) -> bool:
     Raises:
       InputError: it holds another run, or something else.
     """
-    if not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir())):
+    if not workdir.exists() or (workdir.is_dir() and {path.name for path in workdir.iterdir()} <= BEFORE_RUN_FILE):
         return False
     if not (workdir / RUN_FILE).exists():
         raise InputError(f"workdir {workdir} holds other files and no run; an empty or new folder is needed")
@@ -253,11 +257,38 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 def open_workdir(config: PretrainConfig, workdir: epath.Path, tokenizer: text.Tokenizer) -> None:
     """Writes the config, which marks a run, after all else that it needs."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "tokenizer").exists():
+    if not (workdir / RUN_FILE).exists():
         tokenizer.save(workdir / "tokenizer")
     train.replace_text(
         workdir / RUN_FILE, json.dumps({"fmzoo": __version__, "stage": STAGE, **to_json(config)}, indent=2) + "\n"
     )
+
+
+@contextlib.contextmanager
+def nothing_left(workdir: epath.Path, unless: bool) -> Iterator[None]:
+    """Takes away what this call made, if it ends in a mistake before a checkpoint is complete.
+
+    Args:
+      workdir: of the run.
+      unless: the run was there before; then all of it stays.
+
+    Raises:
+      InputError: in place of an error of the file system.
+    """
+    top = workdir  # the highest folder that is not there yet
+    while not top.exists() and not top.parent.exists():
+        top = top.parent
+    made = [top] if not workdir.exists() else None
+    try:
+        yield
+    except (InputError, OSError) as error:
+        if not unless and jax.process_index() == 0 and not train.complete_steps(workdir / "checkpoints"):
+            for path in made or workdir.iterdir():
+                path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"workdir {workdir} cannot be written ({reason}); a folder with room is needed") from error
 
 
 def read_config(workdir: epath.PathLike) -> PretrainConfig:

@@ -10,6 +10,8 @@ from etils import epath
 
 from fmzoo.train.locations import is_local
 
+SECONDS_A_LINE = 10  # between two lines where there is no terminal for a bar
+
 
 def measure_matmul_rate(size: int = 1024, repeats: int = 5) -> float:
     """Floating-point operations a second of a float32 matrix product on all of this process's first device.
@@ -46,7 +48,7 @@ class Progress:
         self._rate = measure_matmul_rate() * jax.device_count() if flops and not self._quiet else 0.0
         self._events: Any = None
         self._bar: Any = None
-        self._last = time.perf_counter()
+        self._last, self._said = time.perf_counter(), 0.0
 
     def __enter__(self) -> "Progress":
         from rich import progress as rich
@@ -59,7 +61,7 @@ class Progress:
             rich.TimeRemainingColumn(),
         )
         if not self._quiet:
-            self._bar = rich.Progress(*columns, console=_console(), transient=False)
+            self._bar = rich.Progress(*columns, disable=not _console().is_terminal)
             self._bar.start()
             self._task = self._bar.add_task("train", total=self._steps, completed=self._first, status="compiling")
         if jax.process_index() == 0 and is_local(self._folder):
@@ -88,6 +90,9 @@ class Progress:
             if self._rate:
                 status += f"  {self._flops / seconds / self._rate:.0%} of matmul rate"
             self._bar.update(self._task, completed=step, status=status)
+            if self._bar.disable and (now - self._said > SECONDS_A_LINE or step in (self._first + 1, self._steps)):
+                self._said = now
+                _console().print(f"step {step:,} of {self._steps:,}  {status}", highlight=False, soft_wrap=True)
         if jax.process_index() == 0 and is_local(self._folder):
             with open(self._folder / "timing.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "seconds": round(seconds, 6)}) + "\n")
@@ -96,4 +101,4 @@ class Progress:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console()
