@@ -2,6 +2,7 @@
 
 from fmzoo.train.check import Report, check_objective
 from fmzoo.train.checkpoints import Checkpoints, complete_steps, gather_json, load_params
+from fmzoo.train.fills import Fill, Fills, fill_then
 from fmzoo.train.fit import FitConfig, fit
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
 from fmzoo.train.locations import locate
@@ -13,6 +14,8 @@ from fmzoo.train.step import Step, carried, in_turn, moving_average, on, skip_no
 
 __all__ = [
     "Checkpoints",
+    "Fill",
+    "Fills",
     "FitConfig",
     "Gradients",
     "MetricsLog",
@@ -27,6 +30,7 @@ __all__ = [
     "check_objective",
     "combine",
     "complete_steps",
+    "fill_then",
     "fit",
     "gather_json",
     "gradients",
