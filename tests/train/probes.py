@@ -35,7 +35,7 @@ def decoder(**changes) -> models.Decoder:
 
 def params_of(module, seed=0):
     dtype = module.config.compute_dtype
-    tree = module.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"]
+    tree = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"]
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
