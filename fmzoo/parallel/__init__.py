@@ -2,6 +2,7 @@
 
 from fmzoo.parallel.compile import compile, pmap, shard, total  # noqa: A004
 from fmzoo.parallel.mesh import check_rows, constrain_rows, mesh, parse_mesh, place_batch
+from fmzoo.parallel.processes import from_first, gather_json
 from fmzoo.parallel.rules import Rules, path_of, place, specs, state_shardings
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     "check_rows",
     "compile",
     "constrain_rows",
+    "from_first",
+    "gather_json",
     "mesh",
     "parse_mesh",
     "path_of",

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
+from fmzoo.errors import InputError
 from fmzoo.parallel.mesh import check_rows, place_batch
 from fmzoo.parallel.rules import Rules, place, replicated, state_shardings
 
@@ -27,9 +28,10 @@ def total(tree: Any) -> Any:
 def compile(step: Step, mesh: Mesh, rules: Rules | None = None, *, donate: bool = True) -> Step:  # noqa: A001
     """``jax.jit`` of a step on a mesh: parameters split by the rules, rows of the batch over ``data`` and ``fsdp``.
 
-    The state is put where it belongs when it is not there yet, and donated; put it there yourself with `place` to keep
-    the memory of the original. Batches may be arrays of this process's rows. The result is called like the step; its
-    attribute ``lower`` takes arrays or shapes and gives what ``jax.jit(...).lower`` gives.
+    The state is put where it belongs when it is not there yet, and donated; frozen trees are put there once. Put them
+    there yourself with `place` to keep the memory of the originals. Batches may be arrays of this process's rows. The
+    result is called like the step; its attribute ``lower`` takes arrays or shapes and gives what ``jax.jit(...).lower``
+    gives.
 
     Args:
       step: ``(state, frozen, batch) -> (state, metrics)``.
@@ -38,6 +40,7 @@ def compile(step: Step, mesh: Mesh, rules: Rules | None = None, *, donate: bool 
       donate: give the state's memory to the result.
     """
     jitted: dict[Any, Any] = {}
+    settle = _settler(mesh, rules)
 
     def shardings(state: Any) -> Any:
         return replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules)
@@ -52,7 +55,7 @@ def compile(step: Step, mesh: Mesh, rules: Rules | None = None, *, donate: bool 
     def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
         with jax.set_mesh(mesh):
             state = place(state, mesh, rules)
-            return build(state)(state, frozen, place_batch(batch, mesh))
+            return build(state)(state, settle(frozen), place_batch(batch, mesh))
 
     def lower(state: Any, frozen: Any, batch: Any) -> Any:
         with jax.set_mesh(mesh):
@@ -67,39 +70,65 @@ def shard(step: Step, devices: Any = None, *, donate: bool = True) -> Step:
 
     Args:
       step: as in `compile`.
-      devices: None takes all of them.
+      devices: None takes all of them, those of other processes too.
       donate: give the state's memory to the result.
     """
     devices = np.asarray(jax.devices() if devices is None else devices).reshape(-1)
     mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
     jitted = jax.jit(mapped, donate_argnums=(0,) if donate else ())
+    settle = _settler(mesh)
 
     def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
-        for value in batch.values():
-            check_rows(value.shape[0], devices.size, "devices")
-        return jitted(place(state, mesh), place(frozen, mesh), batch)
+        return jitted(place(state, mesh), settle(frozen), place_batch(batch, mesh, (AXIS,)))
 
     return run
 
 
-def pmap(step: Step, devices: Any = None) -> Step:
+def pmap(step: Step, devices: Any = None, *, donate: bool = True) -> Step:
     """``jax.pmap`` of a step, called like the step itself: the state is on every device, rows are split.
 
     JAX keeps `pmap` in maintenance; new code is better served by `compile`.
 
     Args:
       step: as in `compile`.
-      devices: None takes all local ones.
+      devices: None takes all of them.
+      donate: give the state's memory to the result.
+
+    Raises:
+      InputError: there are several processes, whose sums it would not join.
     """
-    devices = list(jax.local_devices() if devices is None else devices)
-    mapped = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=devices)
+    if jax.process_count() > 1:
+        raise InputError(f"pmap runs in one process and there are {jax.process_count()}; compile or shard is needed")
+    devices = list(jax.devices() if devices is None else devices)
+    axes = {"in_axes": (None, None, 0), "out_axes": (None, None)}
+    mapped = jax.pmap(step, AXIS, **axes, devices=devices, donate_argnums=(0,) if donate else ())
+    mesh = Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    settle = _settler(mesh)
 
     def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
         def split(value: Any) -> Any:
             check_rows(value.shape[0], len(devices), "devices")
             return value.reshape(len(devices), -1, *value.shape[1:])
 
-        return mapped(state, frozen, {name: split(value) for name, value in batch.items()})
+        return mapped(place(state, mesh), settle(frozen), {name: split(value) for name, value in batch.items()})
 
     return run
+
+
+def _settler(mesh: Mesh, rules: Rules | None = None) -> Callable[[Any], Any]:
+    """A function that puts frozen trees on the mesh: the same trees only once, and leaves that are there not at all."""
+    last: dict[str, Any] = {"given": [], "placed": None}
+
+    def settle(frozen: Any) -> Any:
+        leaves, structure = jax.tree.flatten(frozen)
+        given = [structure, *leaves]
+        if len(given) != len(last["given"]) or not all(map(_same, given, last["given"])):
+            last.update(given=given, placed=place(frozen, mesh, rules, move=False))
+        return last["placed"]
+
+    return settle
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, jax.tree_util.PyTreeDef) and a == b)

@@ -56,11 +56,6 @@ def mesh(sizes: Mapping[str, int] | str | None = None, devices: Sequence[Any] | 
     return Mesh(devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def batch_spec(mesh: Mesh) -> P:
-    """How rows are split: over every batch axis that the mesh has."""
-    return P(tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names))
-
-
 def check_rows(rows: int, parts: int, what: str) -> None:
     """Refuses a batch that does not divide.
 
@@ -74,18 +69,20 @@ def check_rows(rows: int, parts: int, what: str) -> None:
         )
 
 
-def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+def place_batch(batch: Mapping[str, Any], mesh: Mesh, axes: Sequence[str] = BATCH_AXES) -> dict[str, jax.Array]:
     """Puts this process's rows of a global batch onto the mesh, rows split over the batch axes.
 
     Args:
       batch: ``{field: [B, ...]}``, B being this process's rows: all of them where there is one process.
       mesh: of `mesh`.
+      axes: that split the rows, those of them that the mesh has.
 
     Raises:
       InputError: the rows do not divide by the devices that share them.
     """
-    sharding = NamedSharding(mesh, batch_spec(mesh))
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+    axes = tuple(axis for axis in axes if axis in mesh.shape)
+    sharding = NamedSharding(mesh, P(axes))
+    parts = math.prod(mesh.shape[axis] for axis in axes)
     processes = jax.process_count()
 
     def place(value: Any) -> jax.Array:

@@ -97,15 +97,23 @@ def replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
 
 
-def place(state: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
+def place(state: Any, mesh: Mesh, rules: Rules | None = None, *, move: bool = True) -> Any:
     """A state, or a tree of parameters, on the mesh: split by the rules, or whole on every device without them.
 
     Every process must hold the same values.
+
+    Args:
+      state: a tree of arrays.
+      mesh: of `fmzoo.parallel.mesh`.
+      rules: of the model family.
+      move: False leaves an array that is on the mesh's devices already as it is, even if the rules split it otherwise.
     """
     shardings = replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules)
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        if not move and isinstance(leaf, jax.Array) and leaf.sharding.device_set == sharding.device_set:
             return leaf
         return jax.jit(lambda x: x, out_shardings=sharding)(leaf) if _is_key(leaf) else jax.device_put(leaf, sharding)
 

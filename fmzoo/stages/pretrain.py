@@ -201,8 +201,8 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
         that was not there before.
     """
     workdir = train.locate(workdir)
-    started = check_workdir(config, workdir)
-    if is_finished(config, workdir):
+    started, finished = parallel.from_first(lambda: (check_workdir(config, workdir), is_finished(config, workdir)))
+    if finished:
         return True
     run = prepare(config, text.load_tokenizer(workdir / "tokenizer") if started else None)
     tokens = config.batch_size * config.sequence_length

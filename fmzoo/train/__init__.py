@@ -1,7 +1,7 @@
 """Training: state, gradients, steps that compose, optimizers, the loop and its checkpoints."""
 
 from fmzoo.train.check import Report, check_objective
-from fmzoo.train.checkpoints import Checkpoints, complete_steps, gather_json, load_params
+from fmzoo.train.checkpoints import Checkpoints, complete_steps, load_params
 from fmzoo.train.fills import Fill, Fills, fill_then
 from fmzoo.train.fit import FitConfig, fit
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
@@ -32,7 +32,6 @@ __all__ = [
     "complete_steps",
     "fill_then",
     "fit",
-    "gather_json",
     "gradients",
     "in_turn",
     "init_state",

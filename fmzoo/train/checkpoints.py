@@ -1,7 +1,10 @@
 """Checkpoints by Orbax: written beside the training, complete or absent, restored onto any mesh."""
 
+import contextlib
 import errno
 import json
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,11 +14,19 @@ from etils import epath
 from fmzoo.errors import InputError
 from fmzoo.train.locations import locate
 
+COMMITTED = "_CHECKPOINT_METADATA"  # the file in which Orbax notes when a checkpoint was complete
+
 
 def _orbax() -> Any:
     import orbax.checkpoint as ocp  # three seconds to import, so not before it is used
 
+    logging.getLogger("absl").addFilter(_is_told_once)
     return ocp
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Orbax prints from its threads before it raises the same errors here."""
+    return record.levelno != logging.ERROR or "orbax" not in record.pathname
 
 
 def complete_steps(folder: epath.PathLike) -> list[int]:
@@ -24,11 +35,21 @@ def complete_steps(folder: epath.PathLike) -> list[int]:
     if not folder.is_dir():
         return []
     names = [path.name for path in folder.iterdir() if path.name.isdigit()]
-    return sorted(int(name) for name in names if (folder / name / "_CHECKPOINT_METADATA").exists())
+    return sorted(int(name) for name in names if _is_complete(folder / name))
 
 
-class Checkpoints:
-    """The checkpoints of a run: ``folder/STEP/``, each with the state and the position in the data."""
+def _is_complete(path: epath.Path) -> bool:
+    try:
+        return bool(json.loads((path / COMMITTED).read_text())["commit_timestamp_nsecs"]) and (path / "state").is_dir()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints of a run: ``folder/STEP/``, each with the state and the position in the data.
+
+    As a context it waits at the end for all that was started.
+    """
 
     def __init__(self, folder: epath.PathLike, keep: int | None = 3, keep_every: int | None = None):
         """Opens a folder, made at the first save.
@@ -60,15 +81,15 @@ class Checkpoints:
         Args:
           step: names the checkpoint.
           state: a tree of arrays.
-          data: the position in the data, values that JSON holds; the same on every host (see `gather_json`).
+          data: the position in the data, values that JSON holds; the same on every host.
 
         Raises:
           InputError: there is no room for it, or for the one before. Earlier checkpoints stay whole.
         """
-        ocp = _orbax()
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        with _explained(self.folder):
-            self._open().save(step, args=args, force=True)
+        with full_disk_explained(self.folder):
+            args = _orbax().args
+            items = args.Composite(state=args.StandardSave(state), data=args.JsonSave(data))
+            self._open().save(step, args=items, force=True)
 
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any], int]:
         """``(state, data position, step)`` of a checkpoint, the newest complete one by default.
@@ -78,24 +99,15 @@ class Checkpoints:
           step: which one.
 
         Raises:
-          InputError: there is none, or it holds other shapes.
+          InputError: there is none, or it is damaged or of other shapes.
         """
+        step = _choose(self.folder, step)
         ocp = _orbax()
-        step = self._newest() if step is None else step
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
-        try:
+        with _misfit_explained(self.folder / str(step)):
             found = self._open().restore(step, args=args)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"checkpoint {self.folder / str(step)} does not fit this run: {_first_line(error)}"
-            ) from error
         return found.state, found.data, step
-
-    def _newest(self) -> int:
-        if not self.steps:
-            raise InputError(f"{self.folder} holds no complete checkpoint; a run that has saved one is needed")
-        return self.steps[-1]
 
     def wait(self) -> None:
         """Returns when all that was started is on disk.
@@ -104,7 +116,7 @@ class Checkpoints:
           InputError: there was no room.
         """
         if self._manager is not None:
-            with _explained(self.folder):
+            with full_disk_explained(self.folder):
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -116,34 +128,8 @@ class Checkpoints:
                 self._manager.close()
                 self._manager = None
 
-
-class _explained:  # noqa: N801 -- used as a function
-    """Turns a full disk into one sentence."""
-
-    def __init__(self, folder: epath.Path):
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if error is not None and is_full(error):
-            message = (
-                f"no space is left for a checkpoint in {self._folder}; free some, and the last complete one goes on"
-            )
-            raise InputError(message) from error
-        return False
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is that the disk is full."""
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "RESOURCE_EXHAUSTED: Error writing" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def load_params(folder: epath.PathLike, step: int | None = None, average: bool = False) -> tuple[Any, int]:
@@ -157,16 +143,12 @@ def load_params(folder: epath.PathLike, step: int | None = None, average: bool =
     Raises:
       InputError: there is no complete checkpoint, no such step, or no moving average.
     """
-    ocp, folder = _orbax(), locate(folder)
-    steps = complete_steps(folder)
-    if not steps or (step is not None and step not in steps):
-        wanted = "a complete checkpoint" if step is None else f"step {step}"
-        raise InputError(f"{folder} has no {wanted}; it holds the steps {steps[-5:]}")
-    step = steps[-1] if step is None else step
-    with ocp.PyTreeCheckpointer() as reader:
+    folder = locate(folder)
+    step = _choose(folder, step)
+    ocp, field = _orbax(), "ema" if average else "params"
+    with _misfit_explained(folder / str(step)), ocp.PyTreeCheckpointer() as reader:
         path = folder / str(step) / "state"
         tree = reader.metadata(path).item_metadata.tree
-        field = "ema" if average else "params"
         if not tree.get(field):
             raise InputError(f"{folder.parent} keeps no moving average; a run with train.ema above 0 is needed")
         wanted = {field: jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), tree[field])}
@@ -175,19 +157,45 @@ def load_params(folder: epath.PathLike, step: int | None = None, average: bool =
     return found[field], step
 
 
-def gather_json(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """The value of every host, in order, on every host."""
-    if jax.process_count() == 1:
-        return [value]
-    from jax.experimental import multihost_utils
-
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(text.size))).reshape(-1)
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: text.size] = text
-    rows = np.asarray(multihost_utils.process_allgather(padded))
-    return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
+def _choose(folder: epath.Path, step: int | None) -> int:
+    steps = complete_steps(folder)
+    if not steps or (step is not None and step not in steps):
+        wanted = "a complete checkpoint" if step is None else f"step {step}"
+        raise InputError(f"{folder} has no {wanted}; it holds the steps {steps[-5:]}")
+    return steps[-1] if step is None else step
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+@contextlib.contextmanager
+def full_disk_explained(folder: epath.Path) -> Iterator[None]:
+    """Turns a full disk into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InputError) or not is_full(error):
+            raise
+        raise InputError(
+            f"no space is left in {folder}; free some, and the run goes on from its last complete checkpoint"
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that the disk is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def _misfit_explained(path: epath.Path) -> Iterator[None]:
+    """Turns what Orbax says of a checkpoint that it cannot read into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"checkpoint {path} does not fit: {reason}; one of the same model and optimizer is needed"
+        ) from error

@@ -11,9 +11,10 @@ from etils import epath
 
 from fmzoo.errors import InputError
 from fmzoo.objectives.contract import Batch
-from fmzoo.train.checkpoints import Checkpoints, gather_json
+from fmzoo.parallel import gather_json
+from fmzoo.train.checkpoints import Checkpoints, full_disk_explained
 from fmzoo.train.locations import locate
-from fmzoo.train.metrics_log import MetricsLog
+from fmzoo.train.metrics_log import MetricsLog, values_of
 from fmzoo.train.progress import Progress
 from fmzoo.train.step import Step
 
@@ -85,41 +86,43 @@ def fit(
       InputError: the disk is full, the checkpoint is of another model, or too many updates in a row were not finite.
     """
     workdir = locate(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
-    log, done = MetricsLog(workdir / "metrics.jsonl"), 0
-    if checkpoints.steps:
-        state, place, done = checkpoints.restore(state)
-        data.set_state(place)
-    first_process = jax.process_index() == 0
-    if first_process:
+    with (
+        full_disk_explained(workdir),
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every) as checkpoints,
+        MetricsLog(workdir / "metrics.jsonl") as log,
+    ):
+        state, done, bad = _resume(checkpoints, state, data)
+        saved = done
         log.cut(done)
-    saved, bad = done, 0
-    try:
         with Progress(workdir, done, config.steps, tokens, flops, config.quiet) as progress, _Terminated() as stop:
             while done < config.steps and not stop.asked():
                 state, metrics = step(state, frozen, next(data))
                 done, values = done + 1, _to_floats(metrics)
                 log.append(done, values)
                 progress.show(done, values)
-                bad = bad + 1 if values.get("skipped") else 0
+                bad = bad + 1 if any(values_of(values, "skipped")) else 0
                 if bad >= config.nonfinite_patience:
                     raise InputError(f"loss or gradient was not finite {bad} times in a row, up to step {done}; "
                                      "a lower learning rate or other data is needed")  # fmt: skip
                 if done % config.checkpoint_every == 0:
-                    saved = _save(checkpoints, log, done, state, data, merge)
+                    saved = _save(checkpoints, log, done, state, merge(gather_json(data.get_state())), bad)
             if done > saved:
-                _save(checkpoints, log, done, state, data, merge)
-    finally:
-        if first_process:
-            log.flush()
-        checkpoints.close()
+                _save(checkpoints, log, done, state, merge(gather_json(data.get_state())), bad)
     return state, done >= config.steps
 
 
-def _save(checkpoints: Checkpoints, log: MetricsLog, done: int, state: Any, data: Data, merge: Callable) -> int:
-    if jax.process_index() == 0:
-        log.flush()
-    checkpoints.save(done, state, merge(gather_json(data.get_state())))
+def _resume(checkpoints: Checkpoints, state: Any, data: Data) -> tuple[Any, int, int]:
+    """The newest state, its step, and how many updates before it were skipped in a row; the data goes there too."""
+    if not checkpoints.steps:
+        return state, 0, 0
+    state, place, done = checkpoints.restore(state)
+    data.set_state(place["data"])
+    return state, done, place["skipped_in_a_row"]
+
+
+def _save(checkpoints: Checkpoints, log: MetricsLog, done: int, state: Any, place: dict[str, Any], bad: int) -> int:
+    log.flush()
+    checkpoints.save(done, state, {"data": place, "skipped_in_a_row": bad})
     return done
 
 

@@ -1,27 +1,36 @@
 """``metrics.jsonl``: a row a step, on disk before the checkpoint of that step, each step once."""
 
+import contextlib
+import itertools
 import json
 import math
 import os
 from typing import Any
 
+import jax
 from etils import epath
 
 from fmzoo.train.locations import is_local, locate
 
 
-class MetricsLog:
-    """Rows of a run. They hold nothing that depends on the clock, so a resumed run writes the same bytes."""
+class MetricsLog(contextlib.AbstractContextManager):
+    """Rows of a run. They hold nothing that depends on the clock, so a resumed run writes the same bytes.
+
+    Of several processes the first writes them; on the others all of this does nothing. As a context it flushes at the
+    end.
+    """
 
     def __init__(self, path: epath.PathLike):
         """Opens a log, whether it is there or not."""
         self.path = locate(path)
         self._rows: list[str] = []
+        self._writes = jax.process_index() == 0
 
     def append(self, step: int, metrics: dict[str, float]) -> None:
         """Adds a row; `flush` puts it on disk. Numbers that JSON lacks become the strings nan, inf and -inf."""
-        row = {"step": step} | {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
-        self._rows.append(json.dumps(row) + "\n")
+        if self._writes:
+            named = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+            self._rows.append(json.dumps({"step": step} | named) + "\n")
 
     def flush(self) -> None:
         """Returns when every row is on disk."""
@@ -38,14 +47,14 @@ class MetricsLog:
 
     def cut(self, step: int) -> None:
         """Drops the rows after a step, and what a kill left half written."""
-        if not self.path.exists():
+        if not self._writes or not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text().splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = itertools.takewhile(lambda line: (_read(line) or {"step": math.inf})["step"] <= step, lines)
         replace_text(self.path, "".join(kept))
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
 
     def read(self) -> list[dict[str, Any]]:
         """The rows on disk."""
@@ -53,14 +62,28 @@ class MetricsLog:
 
 
 def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; none if it is not there."""
-    path = epath.Path(path)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The rows of a log, up to the first that is not whole; none if it is not there."""
+    path = locate(path)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return list(itertools.takewhile(bool, map(_read, lines)))
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """A row, or None if its end or its middle was never written."""
+    try:
+        return json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+
+
+def values_of(metrics: dict[str, float], name: str) -> list[float]:
+    """The values of a metric for every state of a run: those called ``name`` or ``.../name``."""
+    return [value for key, value in metrics.items() if key.rpartition("/")[2] == name]
 
 
 def replace_text(path: epath.PathLike, text: str) -> None:
     """Writes a text file, complete or not at all."""
-    path = epath.Path(path)
+    path = locate(path)
     beside = path.parent / f".{path.name}.tmp"
     try:
         beside.write_text(text)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from fmzoo.train.locations import is_local
+from fmzoo.train.metrics_log import values_of
 
 SECONDS_A_LINE = 10  # between two lines where there is no terminal for a bar
 
@@ -86,7 +87,8 @@ class Progress:
             for name, value in {**metrics, "tokens_per_second": speed}.items():
                 self._events.add_scalar(name, value, step)
         if self._bar is not None:
-            status = f"loss {metrics['loss']:.4f}  {speed:,.0f} tokens/s"
+            losses = " ".join(f"{loss:.4f}" for loss in values_of(metrics, "loss"))
+            status = f"loss {losses}  {speed:,.0f} tokens/s"
             if self._rate:
                 status += f"  {self._flops / seconds / self._rate:.0%} of matmul rate"
             self._bar.update(self._task, completed=step, status=status)
