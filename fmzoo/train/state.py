@@ -56,7 +56,9 @@ def init_state(
 
     params = duplicate(params) if copy else params
     average = duplicate(params) if ema else None
-    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), duplicate(rng), average, duplicate(carry))
+    held = {id(leaf) for leaf in jax.tree.leaves(params)}  # some optimizers remember the very arrays they began with
+    opt_state = jax.tree.map(lambda leaf: duplicate(leaf) if id(leaf) in held else leaf, optimizer.init(params))
+    return State(jnp.zeros((), jnp.int32), params, opt_state, duplicate(rng), average, duplicate(carry))
 
 
 def average_params(state: State) -> Any:
