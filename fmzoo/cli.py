@@ -226,14 +226,15 @@ def report_run(config: Any, workdir: str) -> None:
 def start_computing() -> None:
     """Sets up this process for JAX: the allocator keeps its memory, and what was compiled is kept between runs.
 
-    What libraries log below an error is left out, since standard error is for one sentence about a mistake.
+    What libraries log of checkpoints is left out: standard error is for one sentence about a mistake.
     Compiled programs go to ``~/.cache/fmzoo/xla``, or ``$XDG_CACHE_HOME/fmzoo/xla``; ``JAX_COMPILATION_CACHE_DIR`` puts
     them elsewhere, or nowhere if it is empty.
     """
     from fmzoo.parallel.allocator import keep_heap
 
     keep_heap()
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

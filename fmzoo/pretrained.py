@@ -1,14 +1,16 @@
 """Models in and out: `load` from a run, a path or a name of the zoo, and `save`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from fmzoo import models, text, zoo
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import config_json, folders, huggingface
+from fmzoo.interop import config_json, decoder_structure, folders, huggingface
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 from fmzoo.text.files import read_json
 
@@ -76,9 +78,20 @@ def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
     from fmzoo.train import checkpoints
 
     config = config_json.from_json(DecoderConfig, read_json(folder / "config.json").get("model"), "model")
-    params, _ = checkpoints.load_params(folder / "checkpoints", average=average)
+    params, step = checkpoints.load_params(folder / "checkpoints", average=average)
+    _check_shapes(params, config, folder / "checkpoints" / str(step))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder / "tokenizer"))
+
+
+def _check_shapes(params: Any, config: DecoderConfig, checkpoint: epath.Path) -> None:
+    """Refuses parameters that are not those of the config beside them."""
+    found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+    needed = decoder_structure(config).shapes
+    for name in sorted({*found, *needed}):
+        if found.get(name) != needed.get(name):
+            there, here = found.get(name, "nothing"), needed.get(name, "nothing")
+            raise InputError(f"checkpoint {checkpoint} has {there} at {name}; config.json beside it needs {here}")
 
 
 def _load_path(path: epath.Path, dtype: str) -> Pretrained:

@@ -225,7 +225,8 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
 def is_finished(config: PretrainConfig, workdir: epath.PathLike) -> bool:
     """Whether the folder holds a run that has taken all its steps and written its report."""
     workdir = train.locate(workdir)
-    return train.complete_steps(workdir / "checkpoints")[-1:] == [config.steps] and (workdir / "report.md").exists()
+    taken = max(train.complete_steps(workdir / "checkpoints"), default=0)
+    return taken >= config.steps and (workdir / "report.md").exists()
 
 
 def check_workdir(config: PretrainConfig, workdir: epath.Path) -> bool:

@@ -146,11 +146,11 @@ def load_params(folder: epath.PathLike, step: int | None = None, average: bool =
     folder = locate(folder)
     step = _choose(folder, step)
     ocp, field = _orbax(), "ema" if average else "params"
-    with _misfit_explained(folder / str(step)), ocp.PyTreeCheckpointer() as reader:
-        path = folder / str(step) / "state"
-        tree = reader.metadata(path).item_metadata.tree
+    path, reader = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
+    with _misfit_explained(folder / str(step)), contextlib.closing(reader):
+        tree = reader.metadata(path).tree
         if not tree.get(field):
-            raise InputError(f"{folder.parent} keeps no moving average; a run with train.ema above 0 is needed")
+            raise InputError(f"{folder.parent} keeps no moving average; a run with ema above 0 is needed")
         wanted = {field: jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), tree[field])}
         numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         found = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=numpy, partial_restore=True))
