@@ -5,10 +5,11 @@ answers at once.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from tyro import MISSING
@@ -235,12 +236,19 @@ def start_computing() -> None:
     keep_heap()
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = functools.partial(_hear_unraisable, sys.unraisablehook)
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "fmzoo", "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _hear_unraisable(others: Callable[[Any], None], error: Any) -> None:
+    """Passes over what the readers of a damaged checkpoint say after its sentence was said."""
+    if not (isinstance(error.exc_value, RuntimeError) and "Event loop is closed" in str(error.exc_value)):
+        others(error)
 
 
 def _refuse(message: str) -> int:

@@ -67,13 +67,27 @@ class Checkpoints(contextlib.AbstractContextManager):
         if self._manager is None:
             ocp = _orbax()
             options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, keep_period=self._keep_every, create=True)
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            manager = ocp.CheckpointManager(self.folder, options=options)
+            if halves := set(manager.all_steps()) - set(self.steps):
+                manager.close()
+                half = self.folder / str(min(halves))
+                raise InputError(f"checkpoint {half} is not complete; a whole copy in its place, or none, is needed")
+            self._manager = manager
         return self._manager
 
     @property
     def steps(self) -> list[int]:
         """The steps that are complete."""
         return complete_steps(self.folder)
+
+    def check(self) -> None:
+        """Looks for what would stop a save later.
+
+        Raises:
+          InputError: the folder holds a checkpoint that is not complete, and is none that a killed save left.
+        """
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            self._open()
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
         """Starts writing; the state may be donated as soon as this returns.

@@ -113,6 +113,7 @@ def fit(
 
 def _resume(checkpoints: Checkpoints, state: Any, data: Data) -> tuple[Any, int, int]:
     """The newest state, its step, and how many updates before it were skipped in a row; the data goes there too."""
+    checkpoints.check()
     if not checkpoints.steps:
         return state, 0, 0
     state, place, done = checkpoints.restore(state)
