@@ -77,22 +77,23 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """The Optax transformation that a config describes, for a run of ``steps``."""
     rate = learning_rate(config, steps)
     if config.name == "adamw":
-        inner = optax.adamw(rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=decayed)
+        inner = _adamw(config, rate)
     elif config.name == "adafactor":
         inner = optax.adafactor(rate, weight_decay_rate=config.weight_decay or None, weight_decay_mask=decayed)
     else:
-        inner = optax.contrib.muon(
+        muon = optax.contrib.muon(
             rate,
             weight_decay=config.weight_decay,
-            weight_decay_mask=decayed,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_weight_decay=config.weight_decay,
-            adam_learning_rate=learning_rate(config, steps, config.adam_learning_rate),
             muon_weight_dimension_numbers=matrices,
             consistent_rms=0.2,  # the update's root mean square is Adam's, so one rate serves both (2502.16982, 2.2)
         )
+        adam = _adamw(config, learning_rate(config, steps, config.adam_learning_rate))
+        inner = optax.partition({"muon": muon, "adam": adam}, _muon_or_adam)
     return inner if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
+
+
+def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=decayed)
 
 
 def decayed(params: Any) -> Any:
@@ -109,6 +110,14 @@ def matrices(params: Any) -> Any:
         return optax.contrib.MuonDimensionNumbers(reduction_axis=leaf.ndim - 2, output_axis=leaf.ndim - 1)
 
     return jax.tree_util.tree_map_with_path(view, params)
+
+
+def _muon_or_adam(params: Any) -> Any:
+    return jax.tree.map(lambda view, _: "adam" if view is None else "muon", matrices(params), params, is_leaf=_is_view)
+
+
+def _is_view(value: Any) -> bool:
+    return value is None or isinstance(value, optax.contrib.MuonDimensionNumbers)
 
 
 def _name(path: Any) -> str:
