@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from fmzoo.errors import InputError
+from fmzoo.parallel import path_of
 from fmzoo.train.locations import locate
 
 COMMITTED = "_CHECKPOINT_METADATA"  # the file in which Orbax notes when a checkpoint was complete
@@ -120,6 +122,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
         with _misfit_explained(self.folder / str(step)):
+            _check_shapes(self.folder / str(step), like)
             found = self._open().restore(step, args=args)
         return found.state, found.data, step
 
@@ -171,10 +174,33 @@ def load_params(folder: epath.PathLike, step: int | None = None, average: bool =
     return found[field], step
 
 
+def _check_shapes(path: epath.Path, like: Any) -> None:
+    """Compares what is on disk with what is wanted, before any of it is read."""
+    with contextlib.closing(_orbax().PyTreeCheckpointHandler()) as reader:
+        saved = _shapes(reader.metadata(path / "state").tree)
+    wanted = _shapes(jax.eval_shape(_without_keys, like))
+    for name in sorted({*saved, *wanted}, key=lambda name: (not name.startswith("params/"), name)):
+        if saved.get(name) != wanted.get(name):
+            raise InputError(
+                f"checkpoint {path} does not fit: its {name} is {saved.get(name, 'absent')} and this run's is "
+                f"{wanted.get(name, 'absent')}; one of the same model and optimizer is needed"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {path_of(keys): tuple(leaf.shape) for keys, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _without_keys(tree: Any) -> Any:
+    """Typed keys as the integers that they are stored as."""
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+
+
 def _choose(folder: epath.Path, step: int | None) -> int:
     steps = complete_steps(folder)
     if not steps or (step is not None and step not in steps):
-        wanted = "a complete checkpoint" if step is None else f"step {step}"
+        wanted = "complete checkpoint" if step is None else f"step {step}"
         raise InputError(f"{folder} has no {wanted}; it holds the steps {steps[-5:]}")
     return steps[-1] if step is None else step
 
@@ -203,13 +229,22 @@ def is_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _misfit_explained(path: epath.Path) -> Iterator[None]:
-    """Turns what Orbax says of a checkpoint that it cannot read into one sentence."""
+    """Turns what Orbax says of a checkpoint that it cannot read into one sentence.
+
+    Orbax stops at the first array that it cannot read and closes its event loop; what reads the others then finds the
+    loop closed, from threads of its own and at any time after. That is not told as well.
+    """
+    told = sys.unraisablehook
+    sys.unraisablehook = lambda left: None if "Event loop is closed" in str(left.exc_value) else told(left)
     try:
         yield
+    except InputError:
+        sys.unraisablehook = told
+        raise
     except (ValueError, KeyError, TypeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"checkpoint {path} does not fit: {reason}; one of the same model and optimizer is needed"
         ) from error
+    else:
+        sys.unraisablehook = told
