@@ -5,7 +5,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -62,17 +62,15 @@ def parse(kind: type[T], arguments: Sequence[str], command: str, default: T | No
 
 
 def options(kind: Any, default: Any = None, prefix: str = "") -> Iterator[str]:
-    """Every option of a dataclass, by its path."""
+    """Every option of a dataclass, by its path; a dataclass that the default has None for has none."""
     for field in dataclasses.fields(kind):
-        value = getattr(default, field.name, None)
-        name = prefix + field.name.replace("_", "-")
+        value, name = getattr(default, field.name, None), field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            inner = "" if _is_flat(field) else f"{name}."
-            yield from options(type(value), value, inner)
-        else:
-            yield f"--{name}"
+            yield from options(type(value), value, prefix if _is_flat(field) else f"{prefix}{name}.")
+        elif not any(dataclasses.is_dataclass(part) for part in get_args(field.type)):
+            yield f"--{prefix}{name}"
             if field.type is bool:
-                yield f"--{prefix}no-{field.name.replace('_', '-')}"
+                yield f"--{prefix}no-{name}"
 
 
 def _is_flat(field: dataclasses.Field) -> bool:

@@ -236,7 +236,8 @@ def start_computing() -> None:
     keep_heap()
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = functools.partial(_hear_unraisable, sys.unraisablehook)
+    if getattr(sys.unraisablehook, "func", None) is not _hear_unraisable:
+        sys.unraisablehook = functools.partial(_hear_unraisable, sys.unraisablehook)
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -1,9 +1,7 @@
 """Runs the `fmzoo` command inside this process, as the shell would."""
 
 import contextlib
-import gc
 import io
-import sys
 from typing import NamedTuple
 
 import jax
@@ -49,14 +47,11 @@ def fmzoo(*arguments) -> Ended:
 
 @contextlib.contextmanager
 def _settings_kept():
-    hook = sys.unraisablehook
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     try:
         yield
     finally:
-        gc.collect()
-        sys.unraisablehook = hook
         for name, value in before.items():
             jax.config.update(name, value)
 
