@@ -81,17 +81,21 @@ def attend(
       ``[B, T, N, H]`` in the dtype of ``q``; scores and softmax are in float32 or better.
     """
     batch, length, heads, width = q.shape
-    groups = heads // k.shape[2]
+    kv_heads = k.shape[2]
     wide = jnp.promote_types(jnp.float32, q.dtype)
-    q = (q * jnp.asarray(scale, q.dtype)).reshape(batch, length, k.shape[2], groups, width)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=wide)
+    # Queries that share a key head stand one below the other, so that each product is one plain matrix product a head.
+    q = jnp.swapaxes(q * jnp.asarray(scale, q.dtype), 1, 2).reshape(batch, kv_heads, -1, width)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    scores = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=wide)
+    scores = scores.reshape(batch, heads, length, -1)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
-        scores = scores + bias.reshape(bias.shape[0], k.shape[2], groups, *bias.shape[2:])
-    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(wide).min)
+        scores = scores + bias
+    scores = jnp.where(seen[:, None], scores, jnp.finfo(wide).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_keys, dropout_rate).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(batch, length, heads, width)
+    weights = weights.reshape(batch, kv_heads, (heads // kv_heads) * length, -1)
+    return jnp.swapaxes(jnp.matmul(weights, v).reshape(batch, heads, length, width), 1, 2)
 
 
 def attend_cudnn(q: Array, k: Array, v: Array, mask: Mask, *, scale: float) -> Array:
