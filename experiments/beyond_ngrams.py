@@ -30,27 +30,26 @@ COMPRESSORS = {"xz -9": ["xz", "-9", "-c"], "zstd -19": ["zstd", "-19", "-q", "-
 
 
 def config() -> PretrainConfig:
-    """The run: about five passes over the training text."""
+    """The run: about two passes over the training text."""
     return PretrainConfig(
         model=models.DecoderConfig(
             vocab_size=2048,
-            d_model=256,
-            num_layers=5,
+            d_model=192,
+            num_layers=4,
             context_length=1024,
-            attention=models.AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=64),
-            mlp=models.MlpConfig(d_ff=704),
+            attention=models.AttentionConfig(num_heads=3, num_kv_heads=1, head_dim=64),
+            mlp=models.MlpConfig(d_ff=512),
             tied_head=True,
-            dropout=0.0,
             layers="unrolled",
             fused_projections=True,
         ),
         optimizer=train.OptimizerConfig(
-            name="muon", learning_rate=8e-3, schedule="linear", warmup_steps=50, final_fraction=0.0
+            name="muon", learning_rate=8e-3, schedule="linear", warmup_steps=20, final_fraction=0.0
         ),
         batch_size=16,
         sequence_length=256,
-        steps=2000,
-        checkpoint_every=500,
+        steps=1600,
+        checkpoint_every=400,
     )
 
 
