@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from fmzoo.models import Pretrained
 from fmzoo.pretrained import load
 from fmzoo.stages.ngrams import Level, kneser_ney_levels
 from fmzoo.stages.plots import plot_loss
-from fmzoo.stages.pretrain import PretrainConfig, is_finished, pretrain
+from fmzoo.stages.pretrain import PretrainConfig, check_workdir, is_finished, pretrain
 
 # A window of the training length lets the model speak on beyond it, since no distance is new to it then.
 MODEL = models.DecoderConfig(
@@ -89,7 +89,8 @@ def tour(out: epath.PathLike, config: PretrainConfig = CONFIG) -> bool:
     """
     out, show = epath.Path(out), _console().print
     check_folder(out)
-    if (out / REPORT).exists() and is_finished(config, out / "run"):
+    started = check_workdir(config, out / "run")
+    if started and is_finished(config, out / "run") and (out / REPORT).exists():
         show(f"The tour in {out} is finished; see {out / REPORT}, or hear more:\n  {_speak(out)}")
         return True
     learned, held_out = (list(data.source(config.data, split, config.field)) for split in ("train", "test"))
@@ -145,6 +146,11 @@ def draw_sample(pretrained: Pretrained, learned: Sequence[str], seed: int) -> Sa
     room = min(SAMPLE, pretrained.config.context_length - 8)
     found = generate.text(pretrained, prompts, jax.random.key(seed), max_new_tokens=room, temperature=TEMPERATURE)
     said = next((answer.text for answer in found if len(answer.text) >= SAMPLE), max(found, key=_length).text)[:SAMPLE]
+    return count_words(said, learned)
+
+
+def count_words(said: str, learned: Iterable[str]) -> Sample:
+    """How many of a text's words occur in documents, whole and spelled the same."""
     words = WORD.findall(said)
     vocabulary = {word for document in learned for word in WORD.findall(document)}
     return Sample(said, len(words), sum(word in vocabulary for word in words))
