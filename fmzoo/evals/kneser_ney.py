@@ -174,7 +174,7 @@ def _count(stream: np.ndarray, offsets: np.ndarray, vocab_size: int, order: int)
     waiting = None
     for k in range(1, order + 1):
         whole = offsets >= k - 1
-        keys, found = np.unique(contexts[whole] * (vocab_size + 1) + stream[whole], return_inverse=True)
+        keys, found = _number(contexts[whole] * (vocab_size + 1) + stream[whole], size * (vocab_size + 1))
         ids = np.full(len(stream), -1, np.int64)
         ids[whole] = found
         if waiting is not None:
@@ -189,6 +189,15 @@ def _count(stream: np.ndarray, offsets: np.ndarray, vocab_size: int, order: int)
         contexts, size = np.concatenate([[-1], ids[:-1]]), len(keys)
     predicted = waiting[1][(offsets >= order - 1) & (offsets > 0)]
     yield _level(waiting[2], np.bincount(predicted, minlength=len(waiting[2])), waiting[3], vocab_size)
+
+
+def _number(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different keys, rising, and the place of each key among them; by a table of ``size`` where that is cheap."""
+    if size > 4 * len(keys):
+        return np.unique(keys, return_inverse=True)
+    there = np.zeros(size, bool)
+    there[keys] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[keys]
 
 
 def _level(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> Level:
