@@ -28,13 +28,14 @@ class Tour:
 
     out: str  # a new folder for the run, its report and its plot
     stages: Literal["text"] = "text"
+    steps: int | None = None  # of training; fewer make a shorter tour and a poorer model
 
     def run(self) -> None:
         """Runs the stages named."""
         start_computing()
-        from fmzoo.stages.tour import tour
+        from fmzoo.stages.tour import CONFIG, tour
 
-        tour(self.out)
+        tour(self.out, CONFIG if self.steps is None else dataclasses.replace(CONFIG, steps=self.steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Generate:
 
     def run(self) -> None:
         """Streams the answer."""
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; a whole number from 0 to {2**32 - 1} is needed")
         start_computing()
         import jax
 
@@ -156,9 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _refuse(str(error))
     except OSError as error:
-        return _refuse(
-            f"{error.filename or 'a file'}: {error.strerror or error}; another path, or room on it, is needed"
-        )
+        name = str(error.filename or "a file")[:100]
+        return _refuse(f"{name}: {error.strerror or error}; another path, or room on it, is needed")
+    except ImportError as error:
+        if error.__cause__ is None:
+            raise
+        return _refuse(f"{error}, or a local path is needed")  # what fsspec says of a scheme that it cannot serve
     return 0
 
 

@@ -4,6 +4,7 @@ from fmzoo.train.check import Report, check_objective
 from fmzoo.train.checkpoints import Checkpoints, complete_steps, load_params
 from fmzoo.train.fills import Fill, Fills, fill_then
 from fmzoo.train.fit import FitConfig, fit
+from fmzoo.train.frozen import keep_frozen, load_frozen
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
 from fmzoo.train.locations import locate
 from fmzoo.train.metrics_log import MetricsLog, read_rows, replace_text
@@ -35,7 +36,9 @@ __all__ = [
     "gradients",
     "in_turn",
     "init_state",
+    "keep_frozen",
     "learning_rate",
+    "load_frozen",
     "load_params",
     "locate",
     "make_optimizer",

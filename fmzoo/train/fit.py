@@ -13,6 +13,7 @@ from fmzoo.errors import InputError
 from fmzoo.objectives.contract import Batch
 from fmzoo.parallel import gather_json
 from fmzoo.train.checkpoints import Checkpoints, full_disk_explained
+from fmzoo.train.frozen import keep_frozen
 from fmzoo.train.locations import locate
 from fmzoo.train.metrics_log import MetricsLog, values_of
 from fmzoo.train.progress import Progress
@@ -71,7 +72,7 @@ def fit(
     Args:
       step: compiled, ``(state, frozen, batch) -> (state, metrics)``; a state has ``step``, or is a dict of such.
       state: where to start; donated.
-      frozen: given to every step.
+      frozen: given to every step, and written to ``frozen/`` once.
       data: this process's rows.
       config: how long, and what is kept.
       workdir: gets ``metrics.jsonl``, ``timing.jsonl``, ``checkpoints/STEP/`` and ``tensorboard/``.
@@ -92,6 +93,8 @@ def fit(
         MetricsLog(workdir / "metrics.jsonl") as log,
     ):
         state, done, bad = _resume(checkpoints, state, data)
+        if frozen:
+            keep_frozen(workdir / "frozen", frozen)
         saved = done
         log.cut(done)
         with Progress(workdir, done, config.steps, tokens, flops, config.quiet) as progress, _Terminated() as stop:
