@@ -38,11 +38,13 @@ def load(
     """
     if dtype not in DTYPES or (dtype == "float64" and not jax.config.jax_enable_x64):
         raise InputError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed (float64 with jax_enable_x64)")
-    path = epath.Path(source)
+    from fmzoo.train import locate
+
+    path = locate(source)
     if is_run(path):
         pretrained = _load_run(path, dtype, average)
     elif average:
-        raise InputError(f"average is True and {path} is no run folder; only a run keeps a moving average")
+        raise InputError(f"average is True and {source} is no run folder; only a run keeps a moving average")
     else:
         pretrained = _load_path(path, dtype) if path.exists() else _refuse_name(str(source))
     if compute_dtype is None:

@@ -140,7 +140,9 @@ def test_prompt_and_answer_over_the_context(place, trained):
         assert "context_length=64" in said
 
 
-@pytest.mark.parametrize("number", ["--max-new-tokens=0", "--temperature=-1", "--top-p=2", "--top-k=0"])
+@pytest.mark.parametrize(
+    "number", ["--seed=-1", "--seed=4294967296", "--max-new-tokens=0", "--temperature=-1", "--top-p=2", "--top-k=0"]
+)
 def test_sampling_out_of_range(place, trained, number):
     name, _, value = number[2:].partition("=")
     said = refused(place, "generate", trained / "run", "--prompt", "a", number)
@@ -286,7 +288,7 @@ def test_workdir_with_other_things(place):
 def test_workdir_that_is_a_file(place):
     (place / "run").write_text("a file")
     assert "run" in refused(place, *pretrain())
-    assert "out run is a file" in refused(place, "tour", "--out", "run")
+    assert "run is a file" in refused(place, "tour", "--out", "run")
 
 
 def test_workdir_that_cannot_be_made(place):
@@ -324,6 +326,17 @@ def test_sources_without_weights(place):
     (place / "folder").mkdir()
     for command in (("generate", "folder", "--prompt", "a"), ("info", "folder")):
         assert "config.json" in refused(place, *command)
+
+
+def test_paths_of_schemes_that_cannot_be_read(place):
+    for command in (("info", "foo://bar"), ("generate", "foo://bar", "--prompt", "a"), ("tour", "--out", "foo://bar")):
+        assert "scheme 'foo'" in refused(place, *command)
+    assert "'foo://bar' does not exist" in refused(place, *pretrain(data="foo://bar"))
+
+
+def test_name_too_long_for_a_file(place):
+    said = refused(place, "pretrain", "tiny", "--workdir", "a" * 5000, "--data", "song.txt", *SMALL)
+    assert "name too long" in said.lower()
 
 
 def test_split_that_is_not_there(place, trained):

@@ -54,7 +54,7 @@ def describe(source: epath.PathLike) -> Description:
         cache_bytes=models.cache_bytes(config, 1, length),
         weight_bytes=4 * parameters,
         training_bytes=16 * parameters,
-        steps=tuple(train.complete_steps(epath.Path(source) / "checkpoints")) if kind == "run" else (),
+        steps=tuple(train.complete_steps(train.locate(source) / "checkpoints")) if kind == "run" else (),
     )
 
 
@@ -64,7 +64,7 @@ def read_config(source: epath.PathLike) -> tuple[str, models.DecoderConfig]:
     Raises:
       InputError: as in `describe`.
     """
-    path = epath.Path(source)
+    path = train.locate(source)
     if is_run(path):
         values = read_json(path / "config.json").get("model")
         return "run", config_json.from_json(models.DecoderConfig, values, "model")

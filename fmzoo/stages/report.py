@@ -38,13 +38,13 @@ def write_report(config: Any, workdir: epath.Path, pretrained: models.Pretrained
 
 
 def held_out(config: Any, pretrained: models.Pretrained, limit: int = 64) -> dict[str, str]:
-    """Bits per byte and perplexity on the first documents of the validation split; nothing if there is none."""
+    """Bits per byte and perplexity on the first documents of the validation split; nothing if there are none."""
     try:
         documents = data.source(config.data, split="validation", field=config.field)
+        documents = [documents[i] for i in range(min(len(documents), limit))]
+        found = evals.perplexity(pretrained, documents, context=config.sequence_length)
     except InputError:
         return {}
-    documents = [documents[i] for i in range(min(len(documents), limit))]
-    found = evals.perplexity(pretrained, documents, context=config.sequence_length)
     return {
         f"bits per byte, {len(documents)} validation documents": f"{found.bits_per_byte:.4f}",
         "perplexity a token": f"{found.perplexity:.2f}",
@@ -52,10 +52,10 @@ def held_out(config: Any, pretrained: models.Pretrained, limit: int = 64) -> dic
 
 
 def sample(config: Any, pretrained: models.Pretrained, tokens: int = 120) -> str:
-    """What the model says when asked nothing."""
-    room = min(tokens, config.model.context_length - 8)
-    tokenizer = pretrained.tokenizer
-    prompt = "" if tokenizer.bos_id is not None else "\n"
-    return generate.text(pretrained, [prompt], jax.random.key(config.seed), max_new_tokens=room, temperature=0.8)[
-        0
-    ].text
+    """What the model says when asked nothing; nothing if its context has no room for that."""
+    prompt = "" if pretrained.tokenizer.bos_id is not None else "\n"
+    tokens = min(tokens, config.model.context_length - 8)
+    if tokens < 1:
+        return ""
+    key = jax.random.key(config.seed)
+    return generate.text(pretrained, prompt, key, max_new_tokens=tokens, temperature=0.8)[0].text

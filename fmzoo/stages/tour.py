@@ -87,7 +87,7 @@ def tour(out: epath.PathLike, config: PretrainConfig = CONFIG) -> bool:
     Raises:
       InputError: the folder holds other things, or a tour of another config.
     """
-    out, show = epath.Path(out), _console().print
+    out, show = train.locate(out), _console().print
     check_folder(out)
     started = check_workdir(config, out / "run")
     if started and is_finished(config, out / "run") and (out / REPORT).exists():
