@@ -121,13 +121,16 @@ class Zoo:
 
     def run(self) -> None:
         """Prints a table."""
+        from rich.console import Console
+        from rich.table import Table
+
         from fmzoo import zoo
 
-        entries = [zoo.entry(name) for name in zoo.names()]
-        _print_table(
-            ("name", "parameters", "system", "public"),
-            [(e.name, f"{e.parameters:,}", e.system, e.public) for e in entries],
-        )
+        table = Table("name", "parameters", "system", "public", box=None, header_style="bold")
+        table.columns[1].justify = "right"
+        for entry in map(zoo.entry, zoo.names()):
+            table.add_row(entry.name, f"{entry.parameters:,}", entry.system, entry.public)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 COMMANDS = {"tour": Tour, "pretrain": None, "generate": Generate, "eval": Eval, "info": Info, "zoo": Zoo}
@@ -202,11 +205,9 @@ def pretrain(arguments: Sequence[str]) -> None:
         workdir: str  # of the run: the same line again goes on
         config: Annotated[stages.PretrainConfig, arg(name="")]
 
-    if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
-        raise InputError(
-            f"fmzoo pretrain needs a PRESET first; {nearest('small', stages.PRESETS)}, or a name of the zoo"
-        )
-    asks_help = arguments[0] in ("-h", "--help")
+    asks_help = arguments[:1] in (["-h"], ["--help"])
+    if not asks_help and (not arguments or arguments[0].startswith("-")):
+        raise InputError("fmzoo pretrain needs a PRESET first; tiny, small or a name of the zoo (see fmzoo zoo)")
     name, rest = ("tiny", arguments) if asks_help else (arguments[0], arguments[1:])
     config = stages.preset(name)
     if config.model.local_rope is None and any(a.replace("_", "-").startswith("--model.local-rope") for a in rest):
@@ -272,14 +273,3 @@ def _fields(config: Any, prefix: str) -> list[tuple[str, Any]]:
         value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
         found += _fields(value, f"{name}.") if dataclasses.is_dataclass(value) else [(name, value)]
     return found
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=None, header_style="bold")
-    table.columns[1].justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
