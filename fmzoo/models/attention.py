@@ -1,7 +1,5 @@
 """Attention as a pure function of ``q, k, v, mask``, by the plain XLA form or a named kernel."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,16 +159,28 @@ def attend_splash(
     return jnp.swapaxes(out, 1, 2)
 
 
-def write(cache: dict[str, Any], rows: dict[str, Array], slots: Array) -> dict[str, Any]:
+def write(cache: dict[str, Array], k: Array, v: Array, slots: Array) -> dict[str, Array]:
     """Puts new keys and values where they belong.
 
     Args:
-      cache: ``{"k", "v"}``, each ``[B, S, K, H]``.
-      rows: the same names, ``[B, T, K, H]``.
+      cache: ``k [B, K, H, S]`` and ``v [B, K, S, H]``.
+      k: ``[B, T, K, H]``.
+      v: ``[B, T, K, H]``.
       slots: ``int32[B, T]``, distinct in a row; S or more is dropped.
 
     Returns:
-      The cache with ``cache[name][b, slots[b, t]] = rows[name][b, t]``.
+      The cache with ``cache["k"][b, :, :, slots[b, t]] = k[b, t]`` and ``cache["v"][b, :, slots[b, t]] = v[b, t]``.
     """
-    batch = np.arange(slots.shape[0])[:, None]
-    return {n: cache[n].at[batch, slots].set(rows[n].astype(cache[n].dtype), mode="drop") for n in cache}
+    if slots.shape == (1, 1):  # XLA on CPU copies the cache for one index, and writes two in place
+        slots = jnp.pad(slots, ((0, 0), (0, 1)), constant_values=cache["v"].shape[2])
+        k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
+    rows = np.arange(slots.shape[0])[:, None]
+    return {
+        "k": cache["k"].at[rows, :, :, slots].set(k.astype(cache["k"].dtype), mode="drop"),
+        "v": cache["v"].at[rows, :, slots].set(v.astype(cache["v"].dtype), mode="drop"),
+    }
+
+
+def keys_and_values(cache: dict[str, Array]) -> tuple[Array, Array]:
+    """What the cache holds as `attend` takes it, ``[B, S, K, H]``; that turns it back, so that nothing moves."""
+    return jnp.transpose(cache["k"], (0, 3, 1, 2)), jnp.swapaxes(cache["v"], 1, 2)

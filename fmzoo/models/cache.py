@@ -1,7 +1,8 @@
 """The decoding cache: a tree of arrays in the shape of the layers, with the position that each slot holds.
 
 A token at position p lives in slot ``p mod S``. S is the whole length for a global layer and the window for a local one
-(a ring), so pads on either side of a prompt take no slot and rows of unequal length share one batch.
+(a ring), so pads on either side of a prompt take no slot and rows of unequal length share one batch. Keys lie with
+their slots innermost and values with their widths, as the two products of attention read them.
 """
 
 from typing import Any
@@ -30,12 +31,15 @@ def init_cache(config: DecoderConfig, batch: int, length: int, *, stacked: bool 
 
     Returns:
       ``position {kind: int32[B, S]}`` (-1 is empty) and for each layer of ``prefix``, ``period`` and ``tail``
-      ``k, v [B, S, K, H]``, the period's with a leading axis of its repetitions, in the compute dtype.
+      ``k [B, K, H, S]`` and ``v [B, K, S, H]``, the period's with a leading axis of its repetitions, in the compute
+      dtype.
     """
 
     def layer(kind: Kind, *leading: int) -> dict[str, Array]:
-        shape = (batch, slot_count(config, kind, length), config.attention.num_kv_heads, config.attention.head_dim)
-        return {name: jnp.zeros((*leading, *shape), config.compute_dtype) for name in ("k", "v")}
+        slots, width = slot_count(config, kind, length), config.attention.head_dim
+        rows = (*leading, batch, config.attention.num_kv_heads)
+        shapes = {"k": (*rows, width, slots), "v": (*rows, slots, width)}
+        return {name: jnp.zeros(shape, config.compute_dtype) for name, shape in shapes.items()}
 
     def period(kind: Kind) -> Any:
         n = config.num_periods

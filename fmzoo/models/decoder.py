@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from fmzoo.errors import require
 from fmzoo.models import cache as caching
-from fmzoo.models.attention import Mask, alibi_bias, attend, attend_cudnn, attend_splash, write
+from fmzoo.models.attention import Mask, alibi_bias, attend, attend_cudnn, attend_splash, keys_and_values, write
 from fmzoo.models.config import DecoderConfig, Kind, RopeConfig
 from fmzoo.models.dropout import dropout, fold
 from fmzoo.models.norms import Norm
@@ -56,9 +56,9 @@ class Attention(nn.Module):
             interleaved = _rope(c, self.kind).interleaved
             q, k = rotate(q, view.angles, interleaved), rotate(k, view.angles, interleaved)
         if cache is not None:
-            old, cache = cache, write(cache, {"k": k, "v": v}, view.slots)
-            seen = cache if view.whole else {n: jnp.concatenate([old[n], new], 1) for n, new in (("k", k), ("v", v))}
-            k, v = seen["k"], seen["v"]
+            old, cache = cache, write(cache, k, v, view.slots)
+            beside = zip(keys_and_values(old), (k, v), strict=True)
+            k, v = keys_and_values(cache) if view.whole else (jnp.concatenate(pair, axis=1) for pair in beside)
         scale = a.head_dim**-0.5 if a.scale is None else a.scale
         if view.seen is not None:
             y = attend(
