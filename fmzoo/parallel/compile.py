@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from fmzoo.errors import InputError
 from fmzoo.parallel.mesh import check_rows, place_batch
-from fmzoo.parallel.rules import Rules, place, replicated, state_shardings
+from fmzoo.parallel.rules import Rules, place, put, replicated, state_shardings
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 AXIS = "batch"  # the axis that explicit collectives sum over
@@ -39,27 +39,27 @@ def compile(step: Step, mesh: Mesh, rules: Rules | None = None, *, donate: bool 
       rules: of the model family; None puts every parameter on every device.
       donate: give the state's memory to the result.
     """
-    jitted: dict[Any, Any] = {}
+    built: dict[Any, Any] = {}
     settle = _settler(mesh, rules)
 
-    def shardings(state: Any) -> Any:
-        return replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules)
-
-    def build(state: Any) -> Any:
-        key = jax.tree.structure(state)
-        if key not in jitted:
-            out = (shardings(state), None)
-            jitted[key] = jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=out)
-        return jitted[key]
+    def build(state: Any) -> tuple[Any, Any]:
+        """The state's shardings and the jitted step, once for each kind of state: rules take time to read."""
+        leaves, structure = jax.tree.flatten(state)
+        key = (structure, tuple(leaf.shape for leaf in leaves))
+        if key not in built:
+            shardings = replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules)
+            jitted = jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=(shardings, None))
+            built[key] = shardings, jitted
+        return built[key]
 
     def run(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
+        shardings, jitted = build(state)
         with jax.set_mesh(mesh):
-            state = place(state, mesh, rules)
-            return build(state)(state, settle(frozen), place_batch(batch, mesh))
+            return jitted(put(state, shardings), settle(frozen), place_batch(batch, mesh))
 
     def lower(state: Any, frozen: Any, batch: Any) -> Any:
         with jax.set_mesh(mesh):
-            return build(state).lower(state, frozen, batch)
+            return build(state)[1].lower(state, frozen, batch)
 
     run.lower = lower
     return run

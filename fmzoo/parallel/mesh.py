@@ -1,6 +1,7 @@
 """Meshes by name, and where the batch goes on them."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,14 +20,16 @@ def parse_mesh(text: str) -> dict[str, int]:
     """``"fsdp=4,tensor=2"`` as ``{"fsdp": 4, "tensor": 2}``.
 
     Raises:
-      InputError: an axis is unknown or a size is no integer.
+      InputError: an axis is unknown or named twice, or a size is no integer.
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         name, _, size = part.strip().partition("=")
         if name not in AXES:
             raise InputError(f"mesh has an axis {name!r}; {nearest(name, AXES)}")
-        if not size.lstrip("-").isdigit():
+        if name in sizes:
+            raise InputError(f"mesh {text!r} names {name} twice; each axis once is needed")
+        if not re.fullmatch(r"-?[0-9]{1,9}", size):
             raise InputError(f"mesh axis {name} is {size!r}; a whole number is needed, as in fsdp=4,tensor=2")
         sizes[name] = int(size)
     return sizes

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -73,7 +73,7 @@ def state_shardings(state: Any, mesh: Mesh, rules: Rules) -> Any:
     """Shardings for a whole training state: each leaf like the parameter that its path ends with, the rest replicated.
 
     Adam's moments and a moving average so follow their parameters, and counters, keys and factored moments of another
-    rank are on every device.
+    shape are on every device.
 
     Raises:
       InputError: a parameter (anything below a field ``params``) matches no rule.
@@ -82,13 +82,18 @@ def state_shardings(state: Any, mesh: Mesh, rules: Rules) -> Any:
     def one(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = path_of(keys).split("/")
         for start in range(len(path)):
-            spec = spec_of(rules, "/".join(path[start:]), mesh, leaf.shape)
+            rest = "/".join(path[start:])
+            if "params" not in path and leaf.shape != trained.get(rest, leaf.shape):
+                continue  # a factored moment of that parameter
+            spec = spec_of(rules, rest, mesh, leaf.shape)
             if spec is not None:
                 return NamedSharding(mesh, spec)
         if "params" in path and math.prod(leaf.shape) > 1:
             raise InputError(f"parameter {'/'.join(path)} {leaf.shape} matches no sharding rule; exactly one is needed")
         return NamedSharding(mesh, P())
 
+    leaves = [(path_of(keys), leaf) for keys, leaf in jax.tree.leaves_with_path(state)]
+    trained = {path.rpartition("params/")[2]: leaf.shape for path, leaf in leaves if "params" in path.split("/")}
     return jax.tree_util.tree_map_with_path(one, state)
 
 
@@ -108,17 +113,19 @@ def place(state: Any, mesh: Mesh, rules: Rules | None = None, *, move: bool = Tr
       rules: of the model family.
       move: False leaves an array that is on the mesh's devices already as it is, even if the rules split it otherwise.
     """
-    shardings = replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules)
-
-    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
-            return leaf
-        if not move and isinstance(leaf, jax.Array) and leaf.sharding.device_set == sharding.device_set:
-            return leaf
-        return jax.jit(lambda x: x, out_shardings=sharding)(leaf) if _is_key(leaf) else jax.device_put(leaf, sharding)
-
-    return jax.tree.map(put, state, shardings)
+    there = (lambda a, b: a.device_set == b.device_set) if not move else None
+    return put(state, replicated(state, mesh) if rules is None else state_shardings(state, mesh, rules), there)
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def put(tree: Any, shardings: Any, there: Callable[[Any, Any], bool] | None = None) -> Any:
+    """A tree of arrays with these shardings; one that has an equivalent sharding, or is ``there``, is left as it is."""
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            if leaf.sharding.is_equivalent_to(sharding, leaf.ndim) or (there and there(leaf.sharding, sharding)):
+                return leaf
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(one, tree, shardings)

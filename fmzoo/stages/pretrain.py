@@ -178,9 +178,10 @@ def make_step(config: PretrainConfig, module: models.Decoder, optimizer: Any) ->
 def init(config: PretrainConfig, module: models.Decoder, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
     """The state at step 0, each device making its own part."""
     key, noise = jax.random.split(jax.random.key(config.seed))
+    plain = models.Decoder(models.replace(module.config, attention__implementation="xla"))  # runs at any length
 
     def make() -> train.State:
-        params = module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        params = plain.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
         return train.init_state(params, optimizer, noise, ema=config.ema > 0, copy=False)
 
     shardings = parallel.state_shardings(jax.eval_shape(make), mesh, models.DECODER_RULES)
