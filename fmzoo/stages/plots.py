@@ -53,7 +53,8 @@ def _frame(axes: Any, losses: np.ndarray, levels: list[float]) -> None:
     """Limits that leave the first steep steps out, so that what follows can be told apart."""
     top = max([losses[int(EARLY * len(losses)) :].max(), *levels])
     low = min([losses.min(), *levels])
-    axes.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))
+    room = max(0.05 * (top - low), 1e-3)
+    axes.set_ylim(low - room, top + room)
     axes.margins(x=0.01)
 
 
