@@ -10,6 +10,7 @@ from etils import epath
 
 from fmzoo.train.locations import is_local
 from fmzoo.train.metrics_log import values_of
+from fmzoo.train.tensorboard import EventFile
 
 SECONDS_A_LINE = 10  # between two lines where there is no terminal for a bar
 
@@ -47,7 +48,7 @@ class Progress:
         self._folder, self._first, self._steps = folder, first, steps
         self._tokens, self._flops, self._quiet = tokens, flops, quiet or jax.process_index() > 0
         self._rate = measure_matmul_rate() * jax.device_count() if flops and not self._quiet else 0.0
-        self._events: Any = None
+        self._events: EventFile | None = None
         self._bar: Any = None
         self._last, self._said = time.perf_counter(), 0.0
 
@@ -66,9 +67,7 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("train", total=self._steps, completed=self._first, status="compiling")
         if jax.process_index() == 0 and is_local(self._folder):
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first)
+            self._events = EventFile(self._folder / "tensorboard", purge_step=self._first + 1)
         self._last = time.perf_counter()
         return self
 
@@ -84,8 +83,7 @@ class Progress:
         seconds, self._last = now - self._last, now
         speed = self._tokens / seconds
         if self._events is not None:
-            for name, value in {**metrics, "tokens_per_second": speed}.items():
-                self._events.add_scalar(name, value, step)
+            self._events.add(step, {**metrics, "tokens_per_second": speed})
         if self._bar is not None:
             losses = " ".join(f"{loss:.4f}" for loss in values_of(metrics, "loss"))
             status = f"loss {losses}  {speed:,.0f} tokens/s"
