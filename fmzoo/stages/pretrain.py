@@ -74,14 +74,16 @@ class PretrainConfig:
         return train.FitConfig(**{name: getattr(self, name) for name in names})
 
 
-def _small(d_model: int, layers: int, heads: int, kv_heads: int, vocab: int) -> models.DecoderConfig:
+def _small(d_model: int, layers: int, heads: int, kv_heads: int, vocab: int, window: int) -> models.DecoderConfig:
+    """A small decoder; its window is the training length, so that it reads and writes beyond with no distance new."""
     return models.DecoderConfig(
         vocab_size=vocab,
         d_model=d_model,
         num_layers=layers,
         context_length=1024,
-        attention=models.AttentionConfig(num_heads=heads, num_kv_heads=kv_heads, head_dim=d_model // heads),
+        attention=models.AttentionConfig(heads, kv_heads, d_model // heads, window=window),
         mlp=models.MlpConfig(d_ff=-(-8 * d_model // 3 // 64) * 64),
+        pattern=("local",),
         tied_head=True,
         layers="unrolled",
     )
@@ -89,11 +91,11 @@ def _small(d_model: int, layers: int, heads: int, kv_heads: int, vocab: int) -> 
 
 PRESETS = {
     "tiny": PretrainConfig(
-        model=_small(64, 2, 4, 2, 512), batch_size=8, sequence_length=64, steps=200, checkpoint_every=100,
+        model=_small(64, 2, 4, 2, 512, 64), batch_size=8, sequence_length=64, steps=200, checkpoint_every=100,
         optimizer=train.OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
     ),
     "small": PretrainConfig(
-        model=_small(256, 6, 8, 4, 2048), batch_size=16, sequence_length=256, steps=1200,
+        model=_small(256, 6, 8, 4, 2048, 256), batch_size=16, sequence_length=256, steps=1200,
         optimizer=train.OptimizerConfig(name="muon", learning_rate=4e-3, schedule="wsd", final_fraction=0.0),
     ),
 }  # fmt: skip

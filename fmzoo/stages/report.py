@@ -37,7 +37,7 @@ def write_report(config: Any, workdir: epath.Path, pretrained: models.Pretrained
     train.replace_text(workdir / "report.md", "\n".join(lines))
 
 
-def held_out(config: Any, pretrained: models.Pretrained, limit: int = 64) -> dict[str, str]:
+def held_out(config: Any, pretrained: models.Pretrained, limit: int = 32) -> dict[str, str]:
     """Bits per byte and perplexity on the first documents of the validation split; nothing if there are none."""
     try:
         documents = data.source(config.data, split="validation", field=config.field)
