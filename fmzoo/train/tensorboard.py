@@ -1,7 +1,7 @@
 """Scalars as TensorBoard reads them, written here and now: no thread that could fail alone, nothing heavy to import.
 
-An event file is a row of records: length, its check sum, the event, its check sum (`core/lib/io/record_writer.h` of TensorFlow).
-An event is a protocol buffer (`core/util/event.proto`), of which a few fields are enough.
+An event file is a row of records: length, its check sum, the event, its check sum (TensorFlow's
+`core/lib/io/record_writer.h`). An event is a protocol buffer (`core/util/event.proto`); a few fields are enough.
 """
 
 import itertools
