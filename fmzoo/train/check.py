@@ -1,6 +1,7 @@
 """A test of an objective: does it keep what the contract of `fmzoo.objectives.contract` promises?"""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from fmzoo.errors import InputError
 from fmzoo.objectives.contract import Batch, Mean, ObjectiveFn
 from fmzoo.train.gradients import gradients, prepare
-from fmzoo.train.promises import CHECKS, Trial, Untried, check_gradient
+from fmzoo.train.promises import CHECKS, Trial, Untried, check_both, check_gradient
 
 Array = jax.Array
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}
@@ -80,15 +81,36 @@ def check_objective(
     useless = check_gradient(trial)
     if useless is not None:
         return Report((f"gradient: {useless}",), ())
-    failures, passed, untried = [], [], []
+    return _report(trial)
+
+
+def _report(trial: Trial) -> Report:
+    found: dict[str, dict[str, str]] = {"failed": {}, "kept": {}, "untried": {}}
+    for name in ("microbatches", "devices") if _outcome(check_both, trial)[0] == "kept" else ():
+        found["kept"][name] = ""
     for name, check in CHECKS.items():
-        try:
-            failure = check(trial)
-        except Untried as reason:
-            untried.append(f"{name}: {reason}")
-        else:
-            passed.append(name) if failure is None else failures.append(f"{name}: {failure}")
-    return Report(tuple(failures), tuple(passed), tuple(untried))
+        if name not in found["kept"]:
+            outcome, sentence = _outcome(check, trial)
+            found[outcome][name] = sentence
+    failures, untried = ([f"{name}: {s}" for name, s in found[kind].items()] for kind in ("failed", "untried"))
+    return Report(tuple(failures), tuple(found["kept"]), tuple(untried))
+
+
+def _outcome(check: Callable[[Trial], str | None], trial: Trial) -> tuple[str, str]:
+    """``failed``, ``kept`` or ``untried``, and a sentence."""
+    try:
+        failure = check(trial)
+    except Untried as reason:
+        return "untried", str(reason)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        return (
+            "failed",
+            f"the objective takes the whole batch and stops at a part of it, {type(error).__name__}: {reason}",
+        )
+    return ("kept", "") if failure is None else ("failed", failure)
 
 
 def _checked(batch: Batch) -> Batch:

@@ -67,11 +67,24 @@ def check_microbatches(trial: Trial) -> str | None:
 
 def check_devices(trial: Trial) -> str | None:
     """The rows spread over devices give what one device gives."""
-    local = jax.local_devices()
-    devices = max(n for n in range(1, min(len(local), trial.rows) + 1) if trial.rows % n == 0)
+    return _spread(trial, microbatches=1)
+
+
+def check_both(trial: Trial) -> str | None:
+    """Microbatches and devices at once, in one compilation; only what fails needs to be taken apart."""
+    return _spread(trial, microbatches=trial.rows // _devices(trial))
+
+
+def _devices(trial: Trial) -> int:
+    local = len(jax.local_devices())
+    return max(n for n in range(1, min(local, trial.rows) + 1) if trial.rows % n == 0)
+
+
+def _spread(trial: Trial, microbatches: int) -> str | None:
+    local, devices = jax.local_devices(), _devices(trial)
     if devices == 1:
         raise Untried(f"{len(local)} local devices cannot share {trial.rows} rows evenly")
-    compute = gradients(trial.objective, trial.coefficients)
+    compute = gradients(trial.objective, trial.coefficients, microbatches=microbatches)
 
     def step(state: Any, frozen: dict[str, Any], batch: Batch) -> tuple[Gradients, dict]:
         return compute(state["params"], frozen, batch, state["rng"]), {}

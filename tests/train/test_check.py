@@ -94,6 +94,11 @@ def around_centre(params, frozen, batch, rng, statistics=None):
     return {"loss": weighted_mean(jax.nn.softplus(found - statistics["centre"]), batch["weights"])}, {}
 
 
+def takes_pairs(params, frozen, batch, rng, statistics=None):
+    guess = jnp.sum((batch["x"] @ params["w"]) * batch["weights"], axis=1).reshape(-1, 2)
+    return {"loss": Mean(jnp.sum(jax.nn.softplus(guess[:, 0] - guess[:, 1])), jnp.sum(batch["weights"]))}, {}
+
+
 BROKEN = {
     mean_of_means: {"microbatches", "devices", "nothing counts"},
     metric_of_means: {"microbatches", "devices"},
@@ -103,6 +108,7 @@ BROKEN = {
     weight_from_parameters: {"weights"},
     leaks_nan: {"rows of weight 0"},
     compares_rows: {"microbatches", "devices", "order of rows", "rows of weight 0", "padding"},
+    takes_pairs: {"microbatches", "devices", "order of rows"},
     Objective(around_centre, prepare_mean): {"microbatches", "devices", "statistics"},
 }
 
