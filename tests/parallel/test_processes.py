@@ -13,7 +13,7 @@ import pytest
 from fmzoo import train
 from fmzoo.errors import InputError
 from fmzoo.parallel import from_first, gather_json
-from fmzoo.stages import pretrain
+from fmzoo.stages import pretrain, report
 from fmzoo.train.metrics_log import read_rows
 from tests.parallel.part_of_run import record
 from tests.train import small_run
@@ -64,7 +64,9 @@ def eight(texts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("eight") / "run"
     undo = record(Path(f"{folder}.seen.0"), None)
     try:
-        assert pretrain(small_run.config(texts, mesh=MESH, steps=6, checkpoint_every=2), folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(report, "write_report", lambda *_: None)
+            assert pretrain(small_run.config(texts, mesh=MESH, steps=6, checkpoint_every=2), folder)
     finally:
         undo()
     return folder

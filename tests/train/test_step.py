@@ -1,5 +1,6 @@
 """Steps compose: what moves, what stays, what is donated, in every order of refinements."""
 
+import functools
 import itertools
 
 import chex
@@ -57,17 +58,21 @@ REFINEMENTS = {
 }
 
 
-def refined(order, optimizer):
-    step = train.update(train.gradients(objective), optimizer)
+ADAM = optax.adamw(0.1)
+
+
+@functools.cache
+def refined(order):
+    step = train.update(train.gradients(objective), ADAM)
     for name in order:
         step = REFINEMENTS[name](step)
     return jax.jit(step)
 
 
-def moved_once(optimizer):
+def moved_once():
     """A state with moments, an average and a carry that are not what they started as."""
-    state = state_of(optimizer, ema=True, carry=jnp.zeros(()))
-    return refined(REFINEMENTS, optimizer)(state, {}, regression())[0]
+    state = state_of(ADAM, ema=True, carry=jnp.zeros(()))
+    return refined(tuple(REFINEMENTS))(state, {}, regression())[0]
 
 
 ORDERS = list(itertools.permutations(REFINEMENTS))
@@ -76,10 +81,9 @@ ORDER_NAMES = [" ".join(order) for order in ORDERS]
 
 @pytest.mark.parametrize("order", ORDERS, ids=ORDER_NAMES)
 def test_weight_zero_changes_nothing_but_the_count_of_steps(order):
-    optimizer = optax.adamw(0.1)
-    before = moved_once(optimizer)
+    before = moved_once()
     batch = regression() | {"weights": jnp.zeros(ROWS)}
-    after, metrics = refined(order, optimizer)(before, {}, batch)
+    after, metrics = refined(order)(before, {}, batch)
     assert after.step == before.step + 1
     assert same(after.replace(step=before.step), before)
     assert not metrics["updated"]
@@ -88,11 +92,10 @@ def test_weight_zero_changes_nothing_but_the_count_of_steps(order):
 
 @pytest.mark.parametrize("order", ORDERS, ids=ORDER_NAMES)
 def test_an_update_that_is_not_finite_changes_nothing_but_the_count_of_steps(order):
-    optimizer = optax.adamw(0.1)
-    before = moved_once(optimizer)
+    before = moved_once()
     batch = regression()
     batch["x"] = batch["x"].at[2].set(jnp.inf)
-    after, metrics = refined(order, optimizer)(before, {}, batch)
+    after, metrics = refined(order)(before, {}, batch)
     assert after.step == before.step + 1
     assert same(after.replace(step=before.step), before)
     assert metrics["skipped"]
@@ -100,9 +103,8 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_count_of_steps(ord
 
 
 def test_orders_of_refinements_agree_where_all_goes_well():
-    optimizer = optax.adamw(0.1)
-    before = moved_once(optimizer)
-    results = [refined(order, optimizer)(before, {}, regression(1))[0] for order in ORDERS]
+    before = moved_once()
+    results = [refined(order)(before, {}, regression(1))[0] for order in ORDERS]
     assert not same(results[0].params, before.params)
     for result in results[1:]:
         chex.assert_trees_all_close(result.replace(rng=None), results[0].replace(rng=None), rtol=1e-6)
@@ -110,9 +112,8 @@ def test_orders_of_refinements_agree_where_all_goes_well():
 
 def test_a_gradient_of_zero_would_have_moved_adam():
     """What weight 0 guards against: momentum goes on without a gradient."""
-    optimizer = optax.adamw(0.1)
-    before = moved_once(optimizer)
-    updates, after = optimizer.update(jax.tree.map(jnp.zeros_like, before.params), before.opt_state, before.params)
+    before = moved_once()
+    updates, after = ADAM.update(jax.tree.map(jnp.zeros_like, before.params), before.opt_state, before.params)
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(updates))
     assert not same(after, before.opt_state)
 
