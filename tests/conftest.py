@@ -23,6 +23,21 @@ def x64():
         yield
 
 
+@pytest.fixture
+def bucket(monkeypatch):
+    """``gs://bucket`` served from memory, new for each test, as `etils.epath` reaches it through fsspec."""
+    import fsspec
+    from etils import epath
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    path = epath.Path("gs://bucket")
+    monkeypatch.setattr(path._backend, "_get_filesystem", lambda name: fsspec.filesystem("memory"))
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    path.mkdir()
+    return path
+
+
 def pytest_sessionfinish(session):
     """Where CI is set, a skipped test is a failed run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

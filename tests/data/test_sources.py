@@ -99,14 +99,9 @@ def test_mixtures(tmp_path):
     assert splits("shakespeare=1,bible=1") == ("train", "validation")
 
 
-def test_remote_paths_are_read_like_local_ones(monkeypatch):
-    """A bucket in memory: the paths and calls of `gs://`, without a network."""
-    import fsspec
-    from etils import epath
-    from etils.epath import backend
-
-    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: fsspec.filesystem("memory"))
-    folder = epath.Path("gs://bucket/corpus")
+def test_remote_paths_are_read_like_local_ones(bucket):
+    """The paths and calls of `gs://`, without a network."""
+    folder = bucket / "corpus"
     (folder / "test").mkdir(parents=True)
     (folder / "test" / "b.txt").write_bytes(b"z")
     (folder / "train.jsonl").write_bytes(jsonl(["x", "y"]))

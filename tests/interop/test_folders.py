@@ -144,19 +144,6 @@ def test_another_error_leaves_nothing_and_is_passed_on(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """A store in memory behind `gs://`."""
-    import fsspec
-    from etils import epath
-    from etils.epath import backend
-
-    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: fsspec.filesystem("memory"))
-    epath.Path("gs://bucket").mkdir()
-    yield "gs://bucket"
-    fsspec.filesystem("memory").store.clear()
-
-
 def test_a_bucket_takes_and_gives_a_folder(bucket):
     with new_folder(f"{bucket}/models/small") as inside:
         write_tensors(inside, TENSORS, 80)

@@ -6,14 +6,11 @@ import os
 import signal
 from typing import Any
 
-import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from fmzoo import train
 from fmzoo.errors import InputError
@@ -254,27 +251,18 @@ def test_a_place_that_nothing_reaches_is_refused(path):
         fit(path)
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """``gs://`` served from memory, as `etils.epath` reaches it through fsspec."""
-    backend = epath.Path("gs://bucket")._backend
-    monkeypatch.setattr(backend, "_get_filesystem", lambda name: fsspec.filesystem("memory"))
-    monkeypatch.setattr(MemoryFileSystem, "store", {})
-    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    return epath.Path("gs://bucket/run")
-
-
 def test_the_log_is_kept_where_nothing_can_be_appended(bucket):
-    log = MetricsLog(bucket / "metrics.jsonl")
+    run = bucket / "run"
+    log = MetricsLog(run / "metrics.jsonl")
     for step in range(1, 6):
         log.append(step, {"loss": 1 / step})
         log.flush()
-    MetricsLog(bucket / "metrics.jsonl").cut(3)
-    with MetricsLog(bucket / "metrics.jsonl") as log:
+    MetricsLog(run / "metrics.jsonl").cut(3)
+    with MetricsLog(run / "metrics.jsonl") as log:
         log.append(4, {"loss": float("nan")})
     assert [row["step"] for row in log.read()] == [1, 2, 3, 4]
     assert log.read()[-1] == {"step": 4, "loss": "nan"}
-    assert sorted(path.name for path in bucket.iterdir()) == ["metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == ["metrics.jsonl"]
 
 
 def test_an_unfinished_save_in_a_bucket_does_not_count(bucket):
