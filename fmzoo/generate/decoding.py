@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
 from fmzoo.errors import InputError, require
 from fmzoo.generate.sampling import SamplingConfig, draw
-from fmzoo.models import init_cache, unstack
+from fmzoo.models import init_cache, join_projections, unstack
 
 Array = jax.Array
 GREEDY = SamplingConfig(temperature=0.0)
@@ -76,7 +77,7 @@ def decode(
 
     Args:
       module: a decoder.
-      params: its parameters, best of `fmzoo.models.unstack`; stacked ones are unstacked once for each call.
+      params: its parameters; of `for_decoding` nothing is copied.
       tokens: ``int32[B, T]``, prompts with pads before, after or between.
       segment_ids: ``int32[B, T]``, 0 for a pad and 1 for a token; None is no pads.
       keys: ``[B]``.
@@ -95,7 +96,7 @@ def decode(
     check_room(module.config.context_length, sizes["T"], max_new_tokens)
     rules = make_rules(keys, sampling, stop_ids, pad_id)
     slots = sizes["T"] + max_new_tokens
-    params = unstack_once(params)
+    params = for_decoding(params)
     return _decode(module, params, rules, tokens, segment_ids, capacity=max_new_tokens, slots=slots)
 
 
@@ -115,13 +116,25 @@ def make_rules(keys: Array, sampling: SamplingConfig, stop_ids: Sequence[int], p
     return Rules(keys, sampling.active(), jnp.asarray(list(stop_ids), jnp.int32), jnp.int32(pad_id))
 
 
-def unstack_once(params: Any) -> Any:
-    """The parameters with a list of layers, copied unless they have one already."""
-    period = params.get("period") or {}
-    return params if all(isinstance(layers, list) for layers in period.values()) else _unstack(params)
+def for_decoding(params: Any) -> Any:
+    """A copy of a decoder's parameters that is quicker to decode with; one that has been made already is given back.
+
+    Layers are a list (`fmzoo.models.unstack`), and on one device projections of one input are joined
+    (`fmzoo.models.join_projections`). `decode` and `fmzoo.generate.text` make it at each call for parameters as they
+    are trained or loaded; whoever calls them often makes it once and passes that.
+    """
+    if all(isinstance(layers, list) for layers in (params.get("period") or {}).values()):
+        return params
+    return _unstack_and_join(params) if all(map(_is_whole, jax.tree.leaves(params))) else _unstack(params)
+
+
+def _is_whole(leaf: Any) -> bool:
+    """Whether an array is known to be on one device."""
+    return not isinstance(leaf, jax.core.Tracer) and (isinstance(leaf, np.ndarray) or len(leaf.devices()) == 1)
 
 
 _unstack = jax.jit(unstack)
+_unstack_and_join = jax.jit(lambda params: join_projections(unstack(params)))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "capacity", "slots"))
@@ -132,7 +145,7 @@ def begin(
 
     Args:
       module: a decoder.
-      params: unstacked.
+      params: of `for_decoding`.
       rules: of `make_rules`.
       tokens: ``int32[B, T]``.
       segment_ids: ``int32[B, T]``, 0 for a pad.

@@ -9,7 +9,7 @@ import numpy as np
 
 from fmzoo.errors import InputError
 from fmzoo.generate.answers import Answer, Completion
-from fmzoo.generate.decoding import Decoded, Rules, advance, begin, check_room, make_rules, unstack_once
+from fmzoo.generate.decoding import Decoded, Rules, advance, begin, check_room, for_decoding, make_rules
 from fmzoo.generate.sampling import SamplingConfig
 from fmzoo.models import Pretrained
 
@@ -39,7 +39,8 @@ def text(
     ``max_new_tokens`` are rounded up to a few shapes, so that other prompts seldom compile anew.
 
     Args:
-      pretrained: a decoder, with a tokenizer if prompts or stops are text.
+      pretrained: a decoder, with a tokenizer if prompts or stops are text; for many calls, its parameters best of
+        `for_decoding`.
       prompts: one or several; a text gets the tokenizer's bos in front if there is one, token ids stay as they are.
       key: of all randomness.
       max_new_tokens: the longest answer.
@@ -120,7 +121,7 @@ class _Task:
 
     def run(self, chunk: int) -> Iterator[tuple[int, str]]:
         """Draws tokens, ``chunk`` at a time, and yields places of prompts with pieces of answers."""
-        module, params = self.pretrained.module, unstack_once(self.pretrained.params)
+        module, params = self.pretrained.module, for_decoding(self.pretrained.params)
         capacity = _bucket(self.max_new_tokens)
         slots = min(self.tokens.shape[1] + capacity, module.config.context_length)
         state = begin(module, params, self.rules, self.tokens, self.segment_ids, capacity=capacity, slots=slots)

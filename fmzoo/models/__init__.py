@@ -15,7 +15,7 @@ from fmzoo.models.decoder import Decoder
 from fmzoo.models.dropout import dropout
 from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.pretrained import Pretrained
-from fmzoo.models.projection import Lora, Node, project
+from fmzoo.models.projection import Lora, Node, join_projections, project
 from fmzoo.models.sharding import DECODER_RULES, check_mesh
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "dropout",
     "flops_per_token",
     "init_cache",
+    "join_projections",
     "init_lora",
     "join",
     "matmul_parameters",

@@ -14,7 +14,7 @@ from fmzoo.models.config import DecoderConfig, Kind, RopeConfig
 from fmzoo.models.dropout import dropout, fold
 from fmzoo.models.norms import Norm
 from fmzoo.models.positions import rope_angles, rotate
-from fmzoo.models.projection import Affine, Weights, project, project_together, read
+from fmzoo.models.projection import Weights, project, project_by_name, read
 from fmzoo.parallel import constrain_rows
 
 Array = jax.Array
@@ -78,7 +78,8 @@ class Attention(nn.Module):
         """Queries ``[B, T, N, H]``, keys and values ``[B, T, K, H]``."""
         a, norm = self.config.attention, self.config.norm
         heads = {"query": a.num_heads, "key": a.num_kv_heads, "value": a.num_kv_heads}
-        affines = [Weights(n * a.head_dim, a.qkv_bias, name=name)(x.shape[-1]) for name, n in heads.items()]
+        features = {name: n * a.head_dim for name, n in heads.items()}
+        flat = project_by_name(self, x, features, use_bias=a.qkv_bias, together=_together(self.config, x))
 
         def part(name: str, flat: Array) -> Array:
             if a.qk_norm == "all" and name != "value":
@@ -86,7 +87,7 @@ class Attention(nn.Module):
             y = flat.reshape(*x.shape[:2], heads[name], a.head_dim)
             return Norm(norm, name=f"{name}_norm")(y) if a.qk_norm == "head" and name != "value" else y
 
-        q, k, v = map(part, heads, _apply(self.config, x, *affines))
+        q, k, v = map(part, heads, flat)
         return q, k, v
 
 
@@ -98,20 +99,16 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``x [B, T, D]`` to ``[B, T, D]``."""
-        c, m, width = self.config, self.config.mlp, x.shape[-1]
-        act, up = ACTIVATIONS[m.activation], Weights(m.d_ff, m.bias, name="up")(width)
-        if m.gated:
-            gate, raised = _apply(c, x, Weights(m.d_ff, m.bias, name="gate")(width), up)
-            hidden = act(gate) * raised
-        else:
-            hidden = act(up(x))
+        c, m = self.config, self.config.mlp
+        features = dict.fromkeys(("gate", "up") if m.gated else ("up",), m.d_ff)
+        first, *rest = project_by_name(self, x, features, use_bias=m.bias, together=_together(c, x))
+        hidden = ACTIVATIONS[m.activation](first)
+        hidden = hidden * rest[0] if m.gated else hidden
         return Weights(c.d_model, m.bias, 0.5 / c.num_layers, name="down")(m.d_ff)(hidden)
 
 
-def _apply(config: DecoderConfig, x: Array, *affines: Affine) -> tuple[Array, ...]:
-    if config.fused_projections and x.shape[1] > 1:
-        return project_together(x, *affines)
-    return tuple(affine(x) for affine in affines)
+def _together(config: DecoderConfig, x: Array) -> bool:
+    return config.fused_projections and x.shape[1] > 1
 
 
 class Block(nn.Module):

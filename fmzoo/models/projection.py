@@ -107,3 +107,46 @@ def project_together(x: Array, *affines: Affine) -> tuple[Array, ...]:
     ends = np.cumsum([affine.kernel.shape[-1] for affine in affines])[:-1].tolist()
     parts = jnp.split(x @ kernel, ends, axis=-1)
     return tuple(affine._add_bias(part) for affine, part in zip(affines, parts, strict=True))
+
+
+def project_by_name(
+    module: nn.Module, x: Array, features: dict[str, int], *, use_bias: bool, together: bool
+) -> tuple[Array, ...]:
+    """Several projections of one ``x``, by parameters of a module; one product if `join_projections` has joined them.
+
+    Args:
+      module: the one that calls, whose parameters they are.
+      x: ``[..., D]``.
+      features: of each projection, by the name of its parameters.
+      use_bias: in all of them.
+      together: by `project_together`.
+    """
+    joined = "_".join(features)
+    if module.has_variable("params", joined):
+        y = Weights(sum(features.values()), use_bias, name=joined)(x.shape[-1])(x)
+        return tuple(jnp.split(y, np.cumsum(list(features.values()))[:-1].tolist(), axis=-1))
+    affines = [Weights(size, use_bias, name=name)(x.shape[-1]) for name, size in features.items()]
+    return project_together(x, *affines) if together else tuple(affine(x) for affine in affines)
+
+
+JOINED = {"attention": ("query", "key", "value"), "mlp": ("gate", "up")}
+
+
+def join_projections(params: Any) -> Any:
+    """A copy of the parameters with projections of one input held as one, ``query_key_value`` and ``gate_up``.
+
+    Decoding then waits for fewer, larger products. Nodes stay as they are. Not for weights whose features are split
+    over devices, since the parts would not be.
+    """
+    if isinstance(params, list):
+        return [join_projections(layer) for layer in params]
+    if not isinstance(params, dict):
+        return params
+    params = {name: join_projections(part) for name, part in params.items()}
+    for owner, names in JOINED.items():
+        parts = [params.get(owner, {}).get(name) for name in names]
+        if all(isinstance(part, dict) and not isinstance(part["kernel"], Node) for part in parts):
+            joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *parts)
+            rest = {name: part for name, part in params[owner].items() if name not in names}
+            params[owner] = {**rest, "_".join(names): joined}
+    return params

@@ -33,7 +33,8 @@ def model():
 
 @functools.cache
 def forward():
-    return jax.jit(lambda tokens: jax.nn.log_softmax(model().module.apply({"params": model().params}, tokens)))
+    pretrained = model()  # made here, not while the function is traced
+    return jax.jit(lambda tokens: jax.nn.log_softmax(pretrained.module.apply({"params": pretrained.params}, tokens)))
 
 
 def brute_force(row, context, stride):

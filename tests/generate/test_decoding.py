@@ -139,7 +139,7 @@ def test_the_loop_ends_when_all_rows_have_ended(x64):
     module, params = model(BASE)
     tokens, segment_ids = prompts()
     rules = decoding.make_rules(KEYS, WARM, range(BASE.vocab_size), 0)
-    params = decoding.unstack_once(params)
+    params = decoding.for_decoding(params)
     state = decoding.begin(module, params, rules, tokens, segment_ids, capacity=30, slots=40)
     state = decoding.advance(module, params, rules, state, jnp.int32(30))
     assert int(state.step) == 1
@@ -148,7 +148,7 @@ def test_the_loop_ends_when_all_rows_have_ended(x64):
 def test_in_pieces_it_is_the_same(x64):
     module, params = model(CONFIGS["window"])
     whole = decode(module, params, *prompts(), KEYS, max_new_tokens=12, sampling=WARM)
-    rules, params = decoding.make_rules(KEYS, WARM, (), 0), decoding.unstack_once(params)
+    rules, params = decoding.make_rules(KEYS, WARM, (), 0), decoding.for_decoding(params)
     state = decoding.begin(module, params, rules, *prompts(), capacity=12, slots=22)
     for until in (1, 2, 7, 12):
         state = decoding.advance(module, params, rules, state, jnp.int32(until))
@@ -165,7 +165,7 @@ def test_other_numbers_compile_nothing_anew():
         rules = decoding.Rules(keys, sampling, jnp.array([3]), jnp.int32(0))
         return decoding._decode(module, params, rules, tokens, segment_ids, capacity=4, slots=14)
 
-    params = decoding.unstack_once(params)
+    params = decoding.for_decoding(params)
     for seed, sampling in enumerate([SamplingConfig(0.5, 3, 0.9), SamplingConfig(1.5, 7, 0.5)]):
         run(*prompts(), jax.random.split(jax.random.key(seed), len(LENGTHS)), sampling.active())
     before = decoding._decode._cache_size()
@@ -209,3 +209,41 @@ def test_refuses(changes, sentence):
     arguments = {"tokens": tokens, "segment_ids": segment_ids, "keys": KEYS, "max_new_tokens": 4, **changes}
     with pytest.raises(InputError, match=sentence):
         decode(models.Decoder(BASE), {}, **arguments)
+
+
+def test_joined_projections_change_nothing(x64):
+    """A copy made for decoding gives the answers of the parameters that were trained, with biases and without."""
+    config = models.replace(
+        CONFIGS["window"], num_layers=3, prefix=("global",), attention__qkv_bias=True, mlp__bias=True
+    )
+    module, params = model(config)
+    ready = decoding.for_decoding(params)
+    assert set(ready["period"]["0"][0]["attention"]) == {"query_key_value", "out"}
+    assert set(ready["prefix"]["0"]["mlp"]) == {"gate_up", "down"}
+    assert decoding.for_decoding(ready) is ready
+    tokens = fill(rows())
+    np.testing.assert_allclose(module.apply({"params": ready}, tokens), forward(config)(tokens), rtol=0, atol=1e-9)
+    options = {"max_new_tokens": 6, "sampling": WARM}
+    once, inside = (
+        decode(module, ready, *prompts(), KEYS, **options),
+        jax.jit(lambda params: decode(module, params, *prompts(), KEYS, **options))(params),
+    )
+    chex.assert_trees_all_close(once, inside, rtol=0, atol=1e-9)
+
+
+def test_plain_mlps_and_nodes_are_left_alone(x64):
+    config = models.replace(BASE, mlp__gated=False)
+    module, params = model(config)
+    params = models.unstack(params)
+    query = params["period"]["0"][0]["attention"]["query"]
+    a, b = jnp.ones((32, 2)) / 9, jnp.ones((2, 32)) / 9
+    query = {"kernel": models.Lora(query["kernel"], a, b)}
+    params["period"]["0"][0]["attention"] = {**params["period"]["0"][0]["attention"], "query": query}
+    ready = models.join_projections(params)
+    assert set(ready["period"]["0"][0]["attention"]) == {"query", "key", "value", "out"}
+    assert set(ready["period"]["0"][1]["attention"]) == {"query_key_value", "out"}
+    assert set(ready["period"]["0"][0]["mlp"]) == {"up", "down"}
+    tokens = fill(rows())
+    np.testing.assert_allclose(
+        module.apply({"params": ready}, tokens), module.apply({"params": params}, tokens), rtol=0, atol=1e-9
+    )

@@ -10,6 +10,7 @@ from fmzoo.generate.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    most_probable,
     penalise_repetition,
     process,
 )
@@ -108,6 +109,13 @@ def test_greedy_leaves_nothing_to_chance():
     assert tokens.tolist() == [1, 0]
     assert log_probs.tolist() == [0, 0]
     np.testing.assert_allclose(np.exp(model_log_probs), [0.4, 0.25], rtol=1e-6)
+
+
+def test_the_most_probable_is_the_first_of_the_largest():
+    logits = jax.random.normal(jax.random.key(3), (7, 33)).round(1)
+    logits = logits.at[0].set(0.0).at[1, 32].set(9.0).at[2, :31].set(-jnp.inf)
+    assert most_probable(logits).tolist() == jnp.argmax(logits, axis=-1).tolist()
+    assert most_probable(jnp.full((1, 5), jnp.nan)).tolist() == [4]  # a token still
 
 
 def test_only_what_changes_something_is_active():
