@@ -165,7 +165,7 @@ def check_statistics(trial: Trial) -> str | None:
     whole, split = jax.jit(means, static_argnums=0)(1), jax.jit(means, static_argnums=0)(trial.rows)
     for name, mean in whole.items():
         for part, a, b in zip(Mean._fields, mean, split[name], strict=True):
-            if not _norm(_wide(a) - _wide(b)) <= trial.tolerance * _norm(a):
+            if not _norm(_wide(a) - _wide(b)) <= trial.tolerance * max(_norm(a), 1):
                 return (
                     f"the {part} of statistic {name} is {float(a):.6g} for the batch and {float(b):.6g} summed over "
                     "its rows; return Mean(total, weight) of sums"
