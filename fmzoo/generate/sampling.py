@@ -96,8 +96,8 @@ def keep_min_p(logits: Array, p: Array | float) -> Array:
 def _keep_largest(logits: Array, values: Array, enough: Callable[[Array], Array]) -> Array:
     """Keeps the logits whose value is at least t, the largest t for which ``enough(values >= t)`` holds in a row.
 
-    A float's bits, sign turned, count up as the float does, so t is found exactly bit by bit, from the highest; a pass
-    for each bit is several times faster than a sort.
+    A float's bits, sign turned, count up as the float does, so t is found exactly bit by bit, from the highest,
+    without a sort.
     """
     bits = jnp.finfo(values.dtype).bits
     whole = jnp.uint32 if bits == 32 else jnp.uint64

@@ -11,9 +11,9 @@ LARGEST = 2**31 - 1  # a C int
 def keep_heap() -> bool:
     """Keeps freed memory in one heap of this process, so that each step finds its pages where the last one left them.
 
-    XLA on CPU takes and frees its temporaries at every step, and the page faults of asking the system anew cost a
-    training step 8 to 15 %. The price is that the process holds on to the most that it ever used. It is for a program
-    to choose, before its first computation starts threads; nothing is done on import.
+    XLA on CPU takes and frees its temporaries at every step, and asks the system for their pages anew each time. The
+    price of keeping them is that the process holds on to the most that it ever used. It is for a program to choose,
+    before its first computation starts threads; nothing is done on import.
 
     Returns:
       Whether it was done: only on Linux with glibc, silently not elsewhere.

@@ -20,7 +20,7 @@ COMMITTED = "_CHECKPOINT_METADATA"  # the file in which Orbax notes when a check
 
 
 def _orbax() -> Any:
-    import orbax.checkpoint as ocp  # three seconds to import, so not before it is used
+    import orbax.checkpoint as ocp  # heavy to import, so not before it is used
 
     logging.getLogger("absl").addFilter(_is_told_once)
     return ocp
