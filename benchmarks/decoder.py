@@ -33,7 +33,7 @@ def fmzoo_decoder(size, **changes):
     config = models.DecoderConfig(
         vocab_size=vocab, d_model=d, num_layers=layers, context_length=2048, mlp=models.MlpConfig(d_ff=ff),
         attention=models.AttentionConfig(num_heads=heads, num_kv_heads=kv, head_dim=d // heads), tied_head=tied,
-        layers="unrolled", fused_projections=True,
+        layers="unrolled", transposed_inputs=True,
     )  # fmt: skip
     module = models.Decoder(models.replace(config, **changes))
     params = jax.jit(module.init)(jax.random.key(0), jax.numpy.zeros((1, 1), int))["params"]

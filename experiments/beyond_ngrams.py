@@ -42,7 +42,7 @@ def config() -> PretrainConfig:
             pattern=("local",),
             tied_head=True,
             layers="unrolled",
-            fused_projections=True,
+            transposed_inputs=True,
         ),
         optimizer=train.OptimizerConfig(
             name="muon", learning_rate=8e-3, schedule="linear", warmup_steps=20, final_fraction=0.0

@@ -144,7 +144,7 @@ class DecoderConfig:
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"  # of the computation
     layers: Literal["scan", "unrolled"] = "scan"
     remat: Literal["none", "full", "dots"] = "none"
-    fused_projections: bool = False  # query, key, value as one product, and gate, up: quicker where heads are not split
+    transposed_inputs: bool = False  # for the kernels' gradients: quicker training on CPU, but no forward mode (jvp)
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""

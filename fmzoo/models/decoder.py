@@ -64,6 +64,7 @@ class Attention(nn.Module):
             y = attend(
                 q, k, v, view.seen, scale=scale, bias=view.bias, softcap=a.logit_softcap,
                 dropout_keys=fold(keys, 0), dropout_rate=a.dropout,
+                in_order=view.mask.in_order, window=view.mask.window,
             )  # fmt: skip
         elif a.implementation == "cudnn":
             y = attend_cudnn(q, k, v, view.mask, scale=scale)
@@ -72,14 +73,16 @@ class Attention(nn.Module):
                 q, k, v, view.mask, scale=scale, softcap=a.logit_softcap, interpret=jax.default_backend() == "cpu"
             )
         y = y.reshape(*x.shape[:2], a.num_heads * a.head_dim)
-        return Weights(c.d_model, a.out_bias, 0.5 / c.num_layers, name="out")(y.shape[-1])(y), cache
+        return Weights(c.d_model, a.out_bias, 0.5 / c.num_layers, c.transposed_inputs, name="out")(y.shape[-1])(
+            y
+        ), cache
 
     def _heads(self, x: Array) -> tuple[Array, Array, Array]:
         """Queries ``[B, T, N, H]``, keys and values ``[B, T, K, H]``."""
         a, norm = self.config.attention, self.config.norm
         heads = {"query": a.num_heads, "key": a.num_kv_heads, "value": a.num_kv_heads}
         features = {name: n * a.head_dim for name, n in heads.items()}
-        flat = project_by_name(self, x, features, use_bias=a.qkv_bias, together=_together(self.config, x))
+        flat = project_by_name(self, x, features, use_bias=a.qkv_bias, transposing=self.config.transposed_inputs)
 
         def part(name: str, flat: Array) -> Array:
             if a.qk_norm == "all" and name != "value":
@@ -101,14 +104,10 @@ class Mlp(nn.Module):
         """``x [B, T, D]`` to ``[B, T, D]``."""
         c, m = self.config, self.config.mlp
         features = dict.fromkeys(("gate", "up") if m.gated else ("up",), m.d_ff)
-        first, *rest = project_by_name(self, x, features, use_bias=m.bias, together=_together(c, x))
+        first, *rest = project_by_name(self, x, features, use_bias=m.bias, transposing=c.transposed_inputs)
         hidden = ACTIVATIONS[m.activation](first)
         hidden = hidden * rest[0] if m.gated else hidden
-        return Weights(c.d_model, m.bias, 0.5 / c.num_layers, name="down")(m.d_ff)(hidden)
-
-
-def _together(config: DecoderConfig, x: Array) -> bool:
-    return config.fused_projections and x.shape[1] > 1
+        return Weights(c.d_model, m.bias, 0.5 / c.num_layers, c.transposed_inputs, name="down")(m.d_ff)(hidden)
 
 
 class Block(nn.Module):
@@ -208,7 +207,7 @@ class Decoder(nn.Module):
         for name, value in (("positions", positions), ("segment_ids", segment_ids)):
             if value is not None:
                 require(name, value, "B T", sizes)
-        in_order = positions is None and segment_ids is None and cache is None
+        in_order = positions is None and cache is None
         if positions is None:
             positions = count_positions(tokens, segment_ids, cache)
         x = dropout(self._embed(tokens, positions), fold(dropout_keys, 0), c.dropout)

@@ -51,6 +51,31 @@ def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> A
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
 
 
+@jax.custom_vjp
+def project_transposing(x: Array, kernel: Array) -> Array:
+    """``x [..., D]`` times ``[D, F]``, whose gradient of the kernel multiplies a transposed copy of ``x``.
+
+    XLA on CPU gives a product that contracts rows to a slower library than one that contracts columns; the copy costs
+    less than that. There is no forward mode (`jax.jvp`).
+    """
+    return jnp.matmul(x, kernel)
+
+
+def _project_keeping(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.matmul(x, kernel), (x, kernel)
+
+
+def _gradients_transposing(kept: tuple[Array, Array], grads: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    columns = jax.lax.optimization_barrier(
+        x.reshape(-1, x.shape[-1]).T
+    )  # else the transpose is folded into the product
+    return jnp.matmul(grads, kernel.T), jnp.matmul(columns, grads.reshape(-1, grads.shape[-1]))
+
+
+project_transposing.defvjp(_project_keeping, _gradients_transposing)
+
+
 def read(module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> Any:
     """A parameter of a Linen module, made in float32 by ``init`` if it is not there; a node passes through as it is.
 
@@ -67,25 +92,31 @@ def read(module: nn.Module, name: str, init: nn.initializers.Initializer, shape:
 
 
 class Affine(NamedTuple):
-    """A kernel ``[D, F]`` and a bias ``[F]`` or None."""
+    """A kernel ``[D, F]`` and a bias ``[F]`` or None; ``transposing`` is that of `Weights`."""
 
     kernel: Any
     bias: Array | None
+    transposing: bool = False
 
     def __call__(self, x: Array) -> Array:
         """``x [..., D]`` to ``[..., F]`` in the dtype of ``x``."""
-        return self._add_bias(project(x, self.kernel))
-
-    def _add_bias(self, y: Array) -> Array:
+        if self.transposing and not isinstance(self.kernel, Node):
+            y = project_transposing(x, self.kernel.astype(x.dtype))
+        else:
+            y = project(x, self.kernel)
         return y if self.bias is None else y + self.bias.astype(y.dtype)
 
 
 class Weights(nn.Module):
-    """The parameters ``kernel`` and, if asked for, ``bias`` of a projection to ``features``."""
+    """The parameters ``kernel`` and, if asked for, ``bias`` of a projection to ``features``.
+
+    With ``transposing`` an array is multiplied by `project_transposing`.
+    """
 
     features: int
     use_bias: bool = False
     init_scale: float = 1.0
+    transposing: bool = False
 
     @nn.compact
     def __call__(self, inputs: int) -> Affine:
@@ -93,24 +124,11 @@ class Weights(nn.Module):
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = read(self, "kernel", init, (inputs, self.features))
         bias = read(self, "bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        return Affine(kernel, bias)
-
-
-def project_together(x: Array, *affines: Affine) -> tuple[Array, ...]:
-    """Several projections of one ``x`` as a single product: one pass over ``x`` and one over its gradient.
-
-    The kernels are joined first, which pays when ``x`` has many rows; nodes are projected one by one.
-    """
-    if any(isinstance(affine.kernel, Node) for affine in affines):
-        return tuple(affine(x) for affine in affines)
-    kernel = jnp.concatenate([affine.kernel.astype(x.dtype) for affine in affines], axis=-1)
-    ends = np.cumsum([affine.kernel.shape[-1] for affine in affines])[:-1].tolist()
-    parts = jnp.split(x @ kernel, ends, axis=-1)
-    return tuple(affine._add_bias(part) for affine, part in zip(affines, parts, strict=True))
+        return Affine(kernel, bias, self.transposing)
 
 
 def project_by_name(
-    module: nn.Module, x: Array, features: dict[str, int], *, use_bias: bool, together: bool
+    module: nn.Module, x: Array, features: dict[str, int], *, use_bias: bool, transposing: bool
 ) -> tuple[Array, ...]:
     """Several projections of one ``x``, by parameters of a module; one product if `join_projections` has joined them.
 
@@ -119,14 +137,14 @@ def project_by_name(
       x: ``[..., D]``.
       features: of each projection, by the name of its parameters.
       use_bias: in all of them.
-      together: by `project_together`.
+      transposing: as in `Weights`.
     """
     joined = "_".join(features)
     if module.has_variable("params", joined):
         y = Weights(sum(features.values()), use_bias, name=joined)(x.shape[-1])(x)
         return tuple(jnp.split(y, np.cumsum(list(features.values()))[:-1].tolist(), axis=-1))
-    affines = [Weights(size, use_bias, name=name)(x.shape[-1]) for name, size in features.items()]
-    return project_together(x, *affines) if together else tuple(affine(x) for affine in affines)
+    named = {name: Weights(size, use_bias, 1.0, transposing, name=name) for name, size in features.items()}
+    return tuple(weights(x.shape[-1])(x) for weights in named.values())
 
 
 JOINED = {"attention": ("query", "key", "value"), "mlp": ("gate", "up")}

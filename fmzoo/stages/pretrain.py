@@ -86,7 +86,7 @@ def _small(d_model: int, layers: int, heads: int, kv_heads: int, vocab: int, win
         pattern=("local",),
         tied_head=True,
         layers="unrolled",
-        fused_projections=True,
+        transposed_inputs=True,
     )
 
 

@@ -27,7 +27,7 @@ MODEL = models.DecoderConfig(
     pattern=("local",),
     tied_head=True,
     layers="unrolled",
-    fused_projections=True,
+    transposed_inputs=True,
 )
 OPTIMIZER = train.OptimizerConfig(
     name="muon", learning_rate=8e-3, schedule="linear", warmup_steps=20, final_fraction=0.0

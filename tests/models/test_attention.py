@@ -89,3 +89,40 @@ def test_alibi_slopes_are_those_of_the_paper():
     twelve = alibi_slopes(12)
     np.testing.assert_allclose(twelve[:8], alibi_slopes(8))
     np.testing.assert_allclose(twelve[8:], [2.0 ** -(i + 0.5) for i in range(4)])
+
+
+@pytest.mark.parametrize("window", [None, 5, 90])
+@pytest.mark.parametrize("length", [128, 131])
+def test_queries_in_order_see_the_same_in_blocks(x64, length, window):
+    rng = np.random.default_rng(length)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, length, heads, 8))) for heads in (4, 2, 2))
+    bias = jnp.asarray(rng.normal(size=(2, 4, length, length)))
+    distance = np.arange(length)[:, None] - np.arange(length)
+    seen = jnp.asarray((distance >= 0) & (distance < (window or length)))[None] & (
+        rng.random((2, length, length)) > 0.2
+    )
+    seen = seen | jnp.eye(length, dtype=bool)
+
+    def run(in_order, seen):
+        def loss(*heads):
+            y = attend(*heads, seen, scale=0.3, bias=bias, softcap=5.0, in_order=in_order, window=window)
+            return jnp.sum(jnp.sin(y)), y
+
+        grads, y = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+        return [y, *grads]
+
+    for ours, plain in zip(run(True, seen), run(False, seen), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)
+    later = run(False, seen.at[:, 3, 4].set(True))[0]
+    assert np.abs(run(True, seen)[0] - later).max() > 1e-3
+
+
+def test_transposed_inputs_give_the_same_gradients(x64):
+    from fmzoo.models.projection import project_transposing
+
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(2, 3, 5))), jnp.asarray(rng.normal(size=(5, 7)))
+    found = jax.grad(lambda x, w: jnp.sum(jnp.sin(project_transposing(x, w))), (0, 1))(x, kernel)
+    plain = jax.grad(lambda x, w: jnp.sum(jnp.sin(x @ w)), (0, 1))(x, kernel)
+    for ours, theirs in zip(found, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

@@ -20,7 +20,7 @@ TINY = models.DecoderConfig(
 LOCAL = {"pattern": ("local", "global"), "attention__window": 3}
 OPTIONS = {
     "plain": {},
-    "fused projections": {"fused_projections": True, "attention__qkv_bias": True},
+    "transposed inputs": {"transposed_inputs": True, "attention__qkv_bias": True},
     "multi-head": {"attention__num_kv_heads": 4},
     "multi-query": {"attention__num_kv_heads": 1},
     "layer norm with biases": {
