@@ -6,25 +6,9 @@ from typing import Literal
 import jax.numpy as jnp
 
 from fmzoo.errors import InputError, nearest
+from fmzoo.models.checks import check, check_options, check_positive
 
 Kind = Literal["global", "local"]
-
-
-def _require(true: bool, sentence: str) -> None:
-    if not true:
-        raise InputError(sentence)
-
-
-def _positive(config: object, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        _require(value is None or value > 0, f"{field} is {value}; a number above 0 is needed")
-
-
-def _one_of(config: object, **options: tuple[str, ...]) -> None:
-    for field, names in options.items():
-        value = getattr(config, field)
-        _require(value in names, f"{field} is {value!r}; one of {', '.join(names)} is needed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +29,9 @@ class RopeConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        _positive(self, "theta", "fraction", "factor", "original_context", "attention_factor")
-        _require(self.fraction <= 1, f"rope fraction is {self.fraction}; at most 1 is needed")
-        _one_of(self, scaling=("none", "linear", "llama3", "yarn"))
+        check_positive(self, "theta", "fraction", "factor", "original_context", "attention_factor")
+        check(self.fraction <= 1, f"rope fraction is {self.fraction}; at most 1 is needed")
+        check_options(self, scaling=("none", "linear", "llama3", "yarn"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,18 +52,18 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        _positive(self, "num_heads", "num_kv_heads", "head_dim", "scale", "logit_softcap", "window")
-        _require(
+        check_positive(self, "num_heads", "num_kv_heads", "head_dim", "scale", "logit_softcap", "window")
+        check(
             self.num_heads % self.num_kv_heads == 0,
             f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}; a divisor is needed",
         )
-        _require(0 <= self.dropout < 1, f"attention dropout is {self.dropout}; at least 0 and below 1 is needed")
-        _one_of(self, qk_norm=("none", "head", "all"), implementation=("xla", "cudnn", "splash"))
-        _require(
+        check(0 <= self.dropout < 1, f"attention dropout is {self.dropout}; at least 0 and below 1 is needed")
+        check_options(self, qk_norm=("none", "head", "all"), implementation=("xla", "cudnn", "splash"))
+        check(
             self.implementation == "xla" or not self.dropout,
             f"attention dropout {self.dropout} needs the implementation xla, not {self.implementation}",
         )
-        _require(
+        check(
             self.implementation != "cudnn" or self.logit_softcap is None,
             f"logit_softcap {self.logit_softcap} needs the implementation xla or splash, not cudnn",
         )
@@ -96,8 +80,8 @@ class MlpConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        _positive(self, "d_ff")
-        _one_of(self, activation=("silu", "gelu", "gelu_tanh", "quick_gelu", "relu"))
+        check_positive(self, "d_ff")
+        check_options(self, activation=("silu", "gelu", "gelu_tanh", "quick_gelu", "relu"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +96,8 @@ class NormConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        _positive(self, "epsilon")
-        _one_of(self, kind=("rms", "layer"), placement=("pre", "post", "both"))
+        check_positive(self, "epsilon")
+        check_options(self, kind=("rms", "layer"), placement=("pre", "post", "both"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +132,9 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
-        _positive(self, "vocab_size", "d_model", "num_layers", "context_length", "logit_softcap")
-        _require(0 <= self.dropout < 1, f"dropout is {self.dropout}; at least 0 and below 1 is needed")
-        _one_of(
+        check_positive(self, "vocab_size", "d_model", "num_layers", "context_length", "logit_softcap")
+        check(0 <= self.dropout < 1, f"dropout is {self.dropout}; at least 0 and below 1 is needed")
+        check_options(
             self,
             position=("rope", "learned", "alibi", "none"),
             block=("sequential", "parallel", "parallel_shared_norm"),
@@ -159,22 +143,22 @@ class DecoderConfig:
             remat=("none", "full", "dots"),
         )
         kinds = {*self.prefix, *self.pattern}
-        _require(bool(self.pattern), "pattern is empty; at least one of global, local is needed")
-        _require(kinds <= {"global", "local"}, f"pattern holds {sorted(kinds)}; only global and local are known")
-        _require(
+        check(bool(self.pattern), "pattern is empty; at least one of global, local is needed")
+        check(kinds <= {"global", "local"}, f"pattern holds {sorted(kinds)}; only global and local are known")
+        check(
             len(self.prefix) <= self.num_layers,
             f"prefix has {len(self.prefix)} layers; at most num_layers={self.num_layers} is needed",
         )
-        _require(
+        check(
             "local" not in kinds or self.attention.window is not None,
             "pattern has a local layer and attention.window is None; a window above 0 is needed",
         )
         rotated = int(self.attention.head_dim * self.rope.fraction)
-        _require(
+        check(
             self.position != "rope" or rotated % 2 == 0,
             f"head_dim {self.attention.head_dim} rotates {rotated} dimensions; an even number is needed",
         )
-        _require(
+        check(
             self.position != "alibi" or self.attention.implementation == "xla",
             f"position alibi needs the attention implementation xla, not {self.attention.implementation}",
         )

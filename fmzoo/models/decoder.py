@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from fmzoo.errors import require
 from fmzoo.models import cache as caching
+from fmzoo.models.activations import ACTIVATIONS
 from fmzoo.models.attention import Mask, alibi_bias, attend, attend_cudnn, attend_splash, keys_and_values, write
 from fmzoo.models.config import DecoderConfig, Kind, RopeConfig
 from fmzoo.models.dropout import dropout, fold
@@ -20,13 +21,6 @@ from fmzoo.parallel import constrain_rows
 Array = jax.Array
 Tree = dict[str, Any]
 
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "relu": jax.nn.relu,
-}
 REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 

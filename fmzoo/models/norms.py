@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm, computed in float32 or better."""
+"""RMSNorm, LayerNorm and GroupNorm, computed in float32 or better."""
 
 import jax
 import jax.numpy as jnp
@@ -36,3 +36,43 @@ class Norm(nn.Module):
         if c.bias:
             y = y + read(self, "bias", nn.initializers.zeros, shape).astype(wide)
         return y.astype(x.dtype)
+
+
+def group_norm(x: Array, groups: int, epsilon: float) -> tuple[Array, Array]:
+    """The scale and shift of GroupNorm (arXiv 1803.08494): ``x * scale + shift`` is normalised.
+
+    Args:
+      x: ``[B, ..., C]``.
+      groups: into how many the channels are cut, each normalised over its channels and all middle axes.
+      epsilon: added to the variance.
+
+    Returns:
+      Two arrays ``[B, 1, ..., C]`` in the dtype of ``x``.
+    """
+    middle = tuple(range(1, x.ndim - 1))
+
+    def over_group(y: Array) -> Array:
+        """Means of each channel ``[B, 1, ..., C]`` to means of its group, in the same shape."""
+        parts = y.reshape(*y.shape[:-1], groups, -1)
+        return jnp.broadcast_to(jnp.mean(parts, axis=-1, keepdims=True), parts.shape).reshape(y.shape)
+
+    mean = over_group(jnp.mean(x, axis=middle, keepdims=True))
+    centred = x - mean
+    scale = jax.lax.rsqrt(over_group(jnp.mean(centred * centred, axis=middle, keepdims=True)) + epsilon)
+    return scale, -mean * scale
+
+
+class GroupNorm(nn.Module):
+    """Normalises ``[B, ..., C]`` over groups of channels and all middle axes, then scales and shifts each channel."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Gives the dtype of ``x``; the arithmetic is in ``promote_types(float32, x.dtype)``."""
+        wide, shape = jnp.promote_types(jnp.float32, x.dtype), (x.shape[-1],)
+        scale = read(self, "scale", nn.initializers.ones, shape).astype(wide)
+        bias = read(self, "bias", nn.initializers.zeros, shape).astype(wide)
+        factor, shift = group_norm(x.astype(wide), self.groups, self.epsilon)
+        return (x.astype(wide) * (factor * scale) + (shift * scale + bias)).astype(x.dtype)
