@@ -57,7 +57,7 @@ def attend(
     q: Array,
     k: Array,
     v: Array,
-    seen: Array,
+    seen: Array | None,
     *,
     scale: float,
     bias: Array | None = None,
@@ -75,7 +75,7 @@ def attend(
       q: ``[B, T, N, H]``.
       k: ``[B, S, K, H]`` with N divisible by K.
       v: ``[B, S, K, H]``.
-      seen: ``bool[B or 1, T, S]``. A query that sees nothing gets some finite value.
+      seen: ``bool[B or 1, T, S]``, or None where every query sees all. One that sees nothing gets some finite value.
       scale: of the scores.
       bias: ``[B or 1, N, T, S]`` on the scores, or None.
       softcap: ``c`` of ``c tanh(s / c)`` (arXiv 2408.00118, section 2), or None.
@@ -97,7 +97,7 @@ def attend(
         last = k.shape[1] if whole else end
         queries, keys = slice(start, end), slice(first, last)
         part = _attend_whole(
-            q[:, queries], k[:, keys], v[:, keys], seen[:, queries, keys], scale,
+            q[:, queries], k[:, keys], v[:, keys], None if seen is None else seen[:, queries, keys], scale,
             None if bias is None else bias[:, :, queries, keys], softcap, dropout_keys, dropout_rate,
         )  # fmt: skip
         parts.append(part)
@@ -109,7 +109,7 @@ def _attend_whole(
     q: Array,
     k: Array,
     v: Array,
-    seen: Array,
+    seen: Array | None,
     scale: float,
     bias: Array | None,
     softcap: float | None,
@@ -128,7 +128,8 @@ def _attend_whole(
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
-    scores = jnp.where(seen[:, None], scores, jnp.finfo(wide).min)
+    if seen is not None:
+        scores = jnp.where(seen[:, None], scores, jnp.finfo(wide).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_keys, dropout_rate).astype(v.dtype)
     weights = weights.reshape(batch, kv_heads, (heads // kv_heads) * length, -1)
     return jnp.swapaxes(jnp.matmul(weights, v).reshape(batch, heads, length, width), 1, 2)
