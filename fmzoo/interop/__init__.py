@@ -1,10 +1,26 @@
 """Weights in and out: safetensors, the layouts of other projects, and configs as JSON."""
 
-from fmzoo.interop.mapping import AS_IS, TRANSPOSED, Layout, Row, Table, joined, to_ours, to_theirs, torch_linear
+from fmzoo.interop.mapping import (
+    AS_IS,
+    CONVOLUTION,
+    POINTWISE,
+    TRANSPOSED,
+    Layout,
+    Row,
+    Table,
+    joined,
+    to_ours,
+    to_theirs,
+    torch_convolution,
+    torch_linear,
+    torch_norm,
+)
 from fmzoo.interop.structure import Place, Structure, decoder_structure
 
 __all__ = [
     "AS_IS",
+    "CONVOLUTION",
+    "POINTWISE",
     "TRANSPOSED",
     "Layout",
     "Place",
@@ -15,5 +31,7 @@ __all__ = [
     "joined",
     "to_ours",
     "to_theirs",
+    "torch_convolution",
     "torch_linear",
+    "torch_norm",
 ]

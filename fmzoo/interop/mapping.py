@@ -38,6 +38,14 @@ class Layout(NamedTuple):
 
 AS_IS = Layout(lambda theirs, shapes: theirs, lambda ours: ours)
 TRANSPOSED = Layout(lambda theirs, shapes: [x.T for x in theirs], lambda ours: [x.T for x in ours])
+CONVOLUTION = Layout(  # OIHW there, HWIO here
+    lambda theirs, shapes: [x.transpose(2, 3, 1, 0) for x in theirs],
+    lambda ours: [x.transpose(3, 2, 0, 1) for x in ours],
+)
+POINTWISE = Layout(  # a 1x1 convolution there, a dense kernel here
+    lambda theirs, shapes: [x[:, :, 0, 0].T for x in theirs],
+    lambda ours: [x.T[:, :, None, None] for x in ours],
+)
 
 
 def joined(axis: int, first: Layout = AS_IS) -> Layout:
@@ -59,7 +67,7 @@ class Row:
 
     Attributes:
       ours: a path such as ``final_norm/scale``, or ``layers/{i}/mlp/up/kernel`` within layer i of a stack; or several.
-      theirs: a name, with ``{i}`` for the number of the layer; or several.
+      theirs: a name, with ``{i}`` for the layer's number, or for its name if the structure has one; or several.
       layout: how one becomes the other.
     """
 
@@ -71,6 +79,16 @@ class Row:
 def torch_linear(ours: str, theirs: str) -> tuple[Row, Row]:
     """The rows of a layer with a kernel ``[in, out]`` here and ``[out, in]`` there, and of its bias."""
     return Row(f"{ours}/kernel", f"{theirs}.weight", TRANSPOSED), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def torch_convolution(ours: str, theirs: str, layout: Layout = CONVOLUTION) -> tuple[Row, Row]:
+    """The rows of a convolution and its bias."""
+    return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def torch_norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    """The rows of a norm's scale and bias."""
+    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +181,8 @@ def _plan(table: Table, structure: Structure) -> Iterator[tuple[Row, list[Match]
         stack, _, rest = ours[0].partition("/{i}/")
         matches = []
         for layer in range(len(structure.stacks[stack])) if rest else (None,):
-            match = Match([structure.locate(path, layer) for path in ours], [n.format(i=layer) for n in theirs])
+            name = structure.name(stack, layer)
+            match = Match([structure.locate(path, layer) for path in ours], [n.format(i=name) for n in theirs])
             if left.issuperset(match.ours):
                 matches.append(match)
                 left.difference_update(match.ours)

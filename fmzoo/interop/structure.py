@@ -28,10 +28,12 @@ class Structure:
     Attributes:
       shapes: the shape of every leaf, by its path.
       stacks: for each name of a stack of layers, the place of each layer in order.
+      names: for a stack whose layers are not just numbered in the names of others, what ``{i}`` stands for there.
     """
 
     shapes: Mapping[str, Shape]
     stacks: Mapping[str, Sequence[Place]]
+    names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def locate(self, path: str, layer: int | None) -> Place:
         """The place of a row's path in a layer."""
@@ -40,6 +42,10 @@ class Structure:
         stack, _, rest = path.partition("/{i}/")
         place = self.stacks[stack][layer]
         return Place(f"{place.path}/{rest}", place.copy)
+
+    def name(self, stack: str, layer: int | None) -> str | int | None:
+        """What ``{i}`` stands for in the names of others."""
+        return self.names[stack][layer] if stack in self.names else layer
 
     def shape(self, place: Place) -> Shape | None:
         """The shape of what is stored there, None if there is no such leaf."""

@@ -62,12 +62,11 @@ class UNetConfig:
             self.mid != "attention" or self.mid_transformer_layers > 0,
             f"mid_transformer_layers is {self.mid_transformer_layers} with mid 'attention'; a number above 0 is needed",
         )
-        for channels, heads in zip(self.channels, self.num_heads, strict=True):
-            check(
-                channels % self.groups == 0,
-                f"groups {self.groups} does not divide channels {channels}; a divisor is needed",
-            )
-            check(channels % heads == 0, f"num_heads {heads} does not divide channels {channels}; a divisor is needed")
+        for channels, heads, depth in zip(self.channels, self.num_heads, self._depths(), strict=True):
+            fits = channels % self.groups == 0
+            check(fits, f"groups {self.groups} does not divide channels {channels}; a divisor is needed")
+            fits = not depth or channels % heads == 0
+            check(fits, f"num_heads {heads} does not divide channels {channels}; a divisor is needed")
         check(0 <= self.dropout < 1, f"dropout is {self.dropout}; at least 0 and below 1 is needed")
         check_options(
             self,
@@ -78,6 +77,11 @@ class UNetConfig:
             attention=("xla", "rows", "cudnn"),
         )
 
+    def _depths(self) -> tuple[int, ...]:
+        """For each level a number above 0 if there is attention."""
+        middle = (0,) * (len(self.channels) - 1) + (int(self.mid == "attention"),)
+        return tuple(max(depths) for depths in zip(self.transformer_layers, self.up, middle, strict=True))
+
     @property
     def up(self) -> tuple[int, ...]:
         """Transformer layers of each level going up, finest first."""
@@ -86,7 +90,7 @@ class UNetConfig:
     @property
     def attends(self) -> bool:
         """Whether there is any attention."""
-        return self.mid == "attention" or any(self.transformer_layers) or any(self.up)
+        return any(self._depths())
 
     @property
     def compute_dtype(self) -> jnp.dtype:
