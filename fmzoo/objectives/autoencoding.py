@@ -5,7 +5,7 @@ Two states are trained in turn, each seeing the other through ``frozen``::
     step = in_turn(on("autoencoder", update(...)), on("discriminator", update(...)))
 
 The reference weighs the adversarial term in every batch by the ratio of two gradients of the batch. That ratio is a
-statistic of the whole batch here, prepared before (`Objective.prepare`), so that any split of the batch has the same; or
+statistic of the whole batch here, prepared before (`Objective.prepare`), so that any split of it has the same; or
 the weight is fixed, which is the default and costs one pass less.
 """
 
