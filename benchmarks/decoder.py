@@ -97,19 +97,20 @@ def torch_train(size):
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return run
 
 
 def ours_generate(size, rows):
-    """Greedy decoding by `fmzoo.generate.decode`, the function below `fmzoo.generate.text`."""
+    """Greedy decoding by `fmzoo.generate.decode`, the function below `fmzoo.generate.text`, of weights laid out once."""
     import jax
     import numpy as np
 
     from fmzoo import generate
 
     module, params, _, _ = fmzoo_decoder(size)
+    params = generate.for_decoding(params)
     tokens = np.random.default_rng(0).integers(0, SIZES[size][5], (rows, PROMPT)).astype(np.int32)
     keys = jax.random.split(jax.random.key(0), rows)
     greedy = generate.SamplingConfig(temperature=0.0)
