@@ -1,0 +1,208 @@
+"""Training an autoencoder against a discriminator: closed forms, and two states that any split moves alike."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fmzoo import parallel, train
+from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from fmzoo.models.autoencoder_sharding import AUTOENCODER_RULES
+from fmzoo.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from fmzoo.objectives import autoencoding as auto
+from fmzoo.objectives.contract import Mean, Objective
+from fmzoo.train.gradients import gradients
+
+ROWS = 8
+
+
+class Case:
+    """The smallest networks, their two states and a batch with weights that differ, one of them 0 with NaN."""
+
+    def __init__(self, dtype="float32"):
+        self.module = AutoencoderKL(
+            AutoencoderConfig(channels=(4, 8), layers_per_block=1, norm_groups=2, latent_channels=2, dtype=dtype)
+        )
+        self.critic = PatchDiscriminator(DiscriminatorConfig(features=2, num_layers=1, norm_groups=1, dtype=dtype))
+        image = np.random.default_rng(0).uniform(-1, 1, (ROWS, 6, 6, 3)).astype(dtype)
+        weights = np.linspace(0.1, 2, ROWS).astype(dtype)
+        image[3], weights[3] = np.nan, 0
+        ids = np.arange(100, 100 + ROWS, dtype=np.int32)
+        self.batch = {"image": jnp.asarray(image), "weights": jnp.asarray(weights), "example_id": jnp.asarray(ids)}
+        self.params = {
+            name: jax.tree.map(lambda leaf: leaf.astype(dtype), jax.jit(m.init)(jax.random.key(i), image[:1])["params"])
+            for i, (name, m) in enumerate((("autoencoder", self.module), ("discriminator", self.critic)))
+        }
+
+    def objectives(self, adaptive):
+        return {
+            "autoencoder": auto.autoencoding(self.module, self.critic, adaptive=adaptive, squared=0.5),
+            "discriminator": auto.discrimination(self.module, self.critic),
+        }
+
+    def states(self):
+        return {
+            name: train.init_state(params, optax.sgd(1.0), jax.random.key(7)) for name, params in self.params.items()
+        }
+
+    def step(self, microbatches=1, adaptive=True, plant=lambda objective: objective):
+        """Both states in turn, as training does it."""
+        coefficients = {"autoencoder": auto.COEFFICIENTS | {"kl": 1e-2}, "discriminator": None}
+        steps = []
+        for name, objective in self.objectives(adaptive).items():
+            compute = gradients(plant(objective), coefficients[name], microbatches=microbatches)
+            steps.append(train.on(name, train.update(compute, optax.sgd(1.0))))
+        return train.in_turn(*steps)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return Case()
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    """The terms of both objectives, computed once."""
+    rng = jax.random.key(5)
+
+    def both(params, batch):
+        autoencoder, critic = case.objectives(False).values()
+        told = {"discriminator": params["discriminator"]}, {"autoencoder": params["autoencoder"]}
+        return autoencoder(params["autoencoder"], told[0], batch, rng), critic(
+            params["discriminator"], told[1], batch, rng
+        )
+
+    run = jax.jit(both)
+    return functools.partial(run, case.params), run
+
+
+def test_the_divergence_is_that_of_gaussians():
+    mean, logvar = jnp.zeros((2, 1, 1, 3)), jnp.zeros((2, 1, 1, 3))
+    np.testing.assert_array_equal(auto.kl_to_normal(mean, logvar), 0)
+    mean, logvar = jnp.array([1.0, -2.0]).reshape(1, 1, 1, 2), jnp.log(jnp.array([4.0, 0.25])).reshape(1, 1, 1, 2)
+    x = np.linspace(-40, 40, 400_001)
+    total = 0.0
+    for m, v in ((1.0, 4.0), (-2.0, 0.25)):
+        p = np.exp(-((x - m) ** 2) / (2 * v)) / np.sqrt(2 * np.pi * v)
+        total += np.sum(p * (-((x - m) ** 2) / (2 * v) - 0.5 * np.log(v) + x**2 / 2)) * (x[1] - x[0])
+    np.testing.assert_allclose(auto.kl_to_normal(mean, logvar), total, rtol=1e-5)
+
+
+def test_the_hinge_stops_at_one():
+    real, made = jnp.array([2.0, 0.5]).reshape(1, 1, 2), jnp.array([-3.0, 0.25]).reshape(1, 1, 2)
+    np.testing.assert_allclose(auto.hinge_loss(real, made), 0.5 * (0.5 + 1.25) / 2)
+
+
+def test_terms_are_weighted_means_of_each_row(case, found):
+    here, _ = found
+    (terms, metrics), (critic, scores) = here(case.batch)
+    image = case.batch["image"].at[3].set(0)
+    rng = jax.random.key(5)
+    made, mean, logvar = jax.jit(functools.partial(auto.reconstruct, case.module))(
+        case.params["autoencoder"], image, rng, case.batch["example_id"]
+    )
+    rows = {
+        "reconstruction": np.abs(made - image).mean((1, 2, 3)) + 0.5 * ((made - image) ** 2).mean((1, 2, 3)),
+        "kl": np.asarray(auto.kl_to_normal(mean, logvar)) / (6 * 6 * 3),
+    }
+    weights = np.asarray(case.batch["weights"])
+    for name, values in rows.items():
+        np.testing.assert_allclose(terms[name].total, np.sum(values * weights), rtol=1e-5)
+        np.testing.assert_allclose(terms[name].weight, weights.sum(), rtol=1e-6)
+    mean_scores = scores["made"].total / scores["made"].weight
+    np.testing.assert_allclose(terms["adversarial"].total / terms["adversarial"].weight, -mean_scores, rtol=1e-4)
+    assert set(metrics) == {"squared_error"}
+    assert np.isfinite(critic["hinge"].total)
+
+
+def test_weights_do_not_depend_on_the_parameters(case, found):
+    here, run = found
+    broken = run(jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), case.params), case.batch)
+    for (sound, _), (spoilt, _) in zip(here(case.batch), broken, strict=True):
+        assert [term.weight for term in sound.values()] == [term.weight for term in spoilt.values()]
+
+
+def distance(a, b):
+    """The largest relative L2 distance of a leaf."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-300)) for x, y in pairs)
+
+
+def moved(case, step):
+    """How far one step moves the parameters of both states, and its metrics."""
+    new, metrics = step(case.states(), {}, case.batch)
+    new = {name: state.params for name, state in new.items()}
+    return jax.device_get((jax.tree.map(jnp.subtract, case.params, new), metrics))
+
+
+def by_parts(objective):
+    """An adaptive weight made from the rows at hand, as batches of the reference make it."""
+    if objective.prepare is None:
+        return objective
+
+    def terms(params, frozen, batch, rng, statistics=None):
+        means = objective.prepare(params, frozen, batch, rng)
+        own = {name: jax.lax.stop_gradient(Mean(*mean).total / mean.weight) for name, mean in means.items()}
+        return objective.terms(params, frozen, batch, rng, own)
+
+    return Objective(terms)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """In float64: the case, and what one step over the whole batch does."""
+    with jax.enable_x64(True):
+        case = Case("float64")
+        yield case, *moved(case, jax.jit(case.step()))
+
+
+def test_one_batch_moves_both_states_as_four_microbatches_and_eight_devices_do(exact):
+    case, whole, metrics = exact
+    assert all(np.linalg.norm(leaf) > 0 for leaf in jax.tree.leaves(whole))
+    ways = {
+        "4 microbatches": jax.jit(case.step(microbatches=4)),
+        "8 devices": parallel.compile(case.step(), parallel.mesh("data=4,fsdp=2"), AUTOENCODER_RULES),
+    }
+    for way, step in ways.items():
+        split, split_metrics = moved(case, step)
+        assert distance(split, whole) < 1e-9, way
+        for name in ("autoencoder/loss", "autoencoder/adversarial", "discriminator/hinge"):
+            assert split_metrics[name] == pytest.approx(metrics[name], rel=1e-9), (way, name)
+
+
+def test_an_adaptive_weight_of_each_part_is_seen(exact):
+    case, whole, _ = exact
+    spoilt, _ = moved(case, jax.jit(case.step(microbatches=4, plant=by_parts)))
+    assert distance(spoilt["autoencoder"], whole["autoencoder"]) > 1e-3
+
+
+def test_the_adaptive_weight_is_the_ratio_of_gradients(exact):
+    """Of the last kernel, by the definition: from gradients of the two terms over the whole batch."""
+    case, _, metrics = exact
+    objective = case.objectives(True)["autoencoder"]
+    params, told = case.params["autoencoder"], {"discriminator": case.params["discriminator"]}
+    rng = jax.random.fold_in(jax.random.key(7), 0)
+
+    def mean(params, name):
+        term = objective.terms(params, told, case.batch, rng)[0][name]
+        return term.total / term.weight
+
+    @jax.jit
+    def norms(params):
+        grads = [jax.grad(mean)(params, name) for name in ("reconstruction", "adversarial")]
+        return [jnp.linalg.norm(g["decoder"]["out"]["conv"]["kernel"]) for g in grads] + [mean(params, "adversarial")]
+
+    one, other, plain = norms(params)
+    assert metrics["autoencoder/adversarial"] == pytest.approx(float(plain * one / (other + 1e-4)), rel=1e-9)
+    assert abs(one / other - 1) > 0.1
+
+
+def test_a_batch_of_weight_0_moves_nothing(case):
+    step = jax.jit(case.step(adaptive=False))
+    nothing = case.batch | {"weights": jnp.zeros(ROWS)}
+    new, metrics = step(case.states(), {}, nothing)
+    jax.tree.map(np.testing.assert_array_equal, {name: state.params for name, state in new.items()}, case.params)
+    assert metrics["autoencoder/loss"] == metrics["discriminator/loss"] == 0
