@@ -55,6 +55,13 @@ def _table() -> tuple:
 DECODER_RULES = Rules(_table(), _NAMES)
 
 
+def stacked_rules(*own: tuple[str, tuple[str | None, ...]]) -> Rules:
+    """Rules of an encoder: blocks of the decoder's kind stacked under ``layers``, embeddings, and rows of its own."""
+    rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("final_norm/(scale|bias)", ("norm",))]
+    rows += [(f"layers/{pattern}", ("layers", *axes)) for pattern, axes in _with_low_rank(_BLOCK)]
+    return Rules((*rows, *_with_low_rank(own)), _NAMES)
+
+
 def check_mesh(config: DecoderConfig, tensor: int) -> None:
     """Refuses a size of the tensor axis that would split a head.
 

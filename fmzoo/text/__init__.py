@@ -2,16 +2,20 @@
 
 from fmzoo.text.bpe import train_bpe
 from fmzoo.text.packing import concatenate_and_split, first_fit
+from fmzoo.text.prompts import PromptCut, PromptTokenizer, prompt_rows
 from fmzoo.text.stream_decoder import StreamDecoder
 from fmzoo.text.tokenizers import ByteTokenizer, Tokenizer, encode_document, load_tokenizer
 
 __all__ = [
     "ByteTokenizer",
+    "PromptCut",
+    "PromptTokenizer",
     "StreamDecoder",
     "Tokenizer",
     "concatenate_and_split",
     "encode_document",
     "first_fit",
     "load_tokenizer",
+    "prompt_rows",
     "train_bpe",
 ]

@@ -9,7 +9,7 @@ END_OF_TEXT = "<|endoftext|>"
 SMALLEST = 257  # 256 bytes and the end of text
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> HuggingFaceTokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, *, pad: bool = False) -> HuggingFaceTokenizer:
     """Learns byte-level BPE merges (Sennrich et al. 2016, over bytes as in GPT-2).
 
     Any text survives encoding and decoding, since every byte is a token. The same texts in the same order give the
@@ -19,6 +19,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> HuggingFaceTokenizer:
       texts: documents; merges never cross words as GPT-2's pattern splits them.
       vocab_size: tokens in all, `<|endoftext|>` (both eos and bos, id 0) and the 256 bytes included. A small corpus may
         have fewer merges to offer; then the tokenizer's `vocab_size` is smaller.
+      pad: `<|endoftext|>` is the pad too, as CLIP has it.
 
     Raises:
       InputError: `vocab_size` is under 257, or there is no text.
@@ -37,7 +38,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> HuggingFaceTokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_not_empty(texts), trainer)
-    return HuggingFaceTokenizer(tokenizer.to_str(), {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT})
+    roles = ("bos_token", "eos_token", "pad_token") if pad else ("bos_token", "eos_token")
+    return HuggingFaceTokenizer(tokenizer.to_str(), dict.fromkeys(roles, END_OF_TEXT))
 
 
 def _not_empty(texts: Iterable[str]) -> Iterable[str]:

@@ -100,14 +100,7 @@ class HuggingFaceTokenizer:
             description = read_bytes(path).decode()
         except UnicodeDecodeError:
             raise InputError(f"{path} is not UTF-8") from None
-        config = _optional(path.parent / "tokenizer_config.json")
-        for name, text in _optional(path.parent / "special_tokens_map.json").items():
-            if config.get(name) is None:
-                config[name] = text
-        template = path.parent / "chat_template.jinja"
-        if template.exists():
-            config.setdefault("chat_template", read_bytes(template).decode("utf-8", "replace"))
-        tokenizer = cls(description, config)
+        tokenizer = cls(description, read_special_tokens(path.parent))
         tokenizer._fill_from_ids(_optional(path.parent / "config.json"))
         return tokenizer
 
@@ -125,6 +118,18 @@ class HuggingFaceTokenizer:
 
     def __reduce__(self):
         return type(self), (self._tokenizer.to_str(), self.config)
+
+
+def read_special_tokens(folder: epath.Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, then `special_tokens_map.json`, then the file of a chat template."""
+    config = _optional(folder / "tokenizer_config.json")
+    for name, text in _optional(folder / "special_tokens_map.json").items():
+        if config.get(name) is None:
+            config[name] = text
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        config.setdefault("chat_template", read_bytes(template).decode("utf-8", "replace"))
+    return config
 
 
 def byte_characters() -> list[str]:
