@@ -1,11 +1,11 @@
 """What `--data` accepts: one function from a name or a path to documents."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
 from fmzoo.data.embedded import CORPORA, SPLITS, EmbeddedDocuments
+from fmzoo.data.folders import files_below
 from fmzoo.data.mixtures import Mixture
 from fmzoo.data.text_files import READERS, Concatenated
 from fmzoo.errors import InputError, nearest
@@ -133,22 +133,7 @@ def _files(path: epath.Path) -> list[epath.Path]:
         if _reader(path) is None:
             raise InputError(f"data {path} is of no known kind; {KINDS} is needed")
         return [path]
-    return sorted(_below(path, set()))
-
-
-def _below(folder: epath.Path, seen: set[str]) -> Iterator[epath.Path]:
-    """Yields the files of known kinds below a folder, each folder once even if links go round, none that is hidden."""
-    place = str(folder) if "://" in str(folder) else os.path.realpath(folder)
-    if place in seen:
-        return
-    seen.add(place)
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _below(path, seen)
-        elif _reader(path):
-            yield path
+    return sorted(files_below(path, lambda file: _reader(file) is not None))
 
 
 def _reader(path: epath.Path) -> Callable[[epath.Path, str], Sequence[str]] | None:

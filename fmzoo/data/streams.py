@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmzoo.data.orders import Place, order_of
+from fmzoo.data.row_iterator import Batch, example_ids
 from fmzoo.errors import InputError
 from fmzoo.text.packing import PACKERS, Cursor, Piece, Row, fill_row
 from fmzoo.text.tokenizers import Tokenizer, encode_document
-
-Batch = dict[str, np.ndarray]
-EXAMPLES = 2**31  # example ids wrap here
 
 
 class Settings(NamedTuple):
@@ -50,10 +48,10 @@ class RowStreams:
         """Returns the next batch of these rows; after an InputError everything is where it was."""
         planned = [self._next_row(row, cursor) for row, cursor in zip(self.rows, self._cursors, strict=True)]
         batch = {name: np.stack([arrays[name] for arrays, _ in planned]) for name in planned[0][0]}
-        examples = self.batch * self.settings.batch_size + np.array(self.rows, np.int64)
+        batch["example_id"] = example_ids(self.batch, self.settings.batch_size, self.rows)
         self.batch, self._cursors = self.batch + 1, [cursor for _, cursor in planned]
         self._forget()
-        return batch | {"example_id": (examples % EXAMPLES).astype(np.int32)}
+        return batch
 
     def _next_row(self, row: int, cursor: Cursor) -> tuple[Row, Cursor]:
         def place(i: int) -> Place:

@@ -38,7 +38,7 @@ def known_names() -> frozenset[str]:
 
 def split_names(name: str) -> tuple[str, ...]:
     """Returns the splits of a data set, prepared if need be."""
-    return tuple(_prepared(name).info.splits)
+    return tuple(prepared(name).info.splits)
 
 
 class TfdsDocuments(Sequence[str]):
@@ -63,19 +63,11 @@ class TfdsDocuments(Sequence[str]):
 
     @functools.cached_property
     def _builder(self) -> Any:
-        return _prepared(self.name)
+        return prepared(self.name)
 
     @functools.cached_property
     def _source(self) -> Any:
-        splits = list(self._builder.info.splits)
-        if self.split != "all" and self.split.split("[")[0].split("+")[0] not in splits:
-            raise InputError(f"split {self.split!r} is not in {self.name}; {nearest(self.split, [*splits, 'all'])}")
-        try:
-            return self._builder.as_data_source("+".join(splits) if self.split == "all" else self.split)
-        except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
-            raise InputError(
-                f"split {self.split!r} of {self.name} cannot be read ({_first_line(error)[:120]})"
-            ) from None
+        return open_split(self._builder, self.name, self.split)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -95,24 +87,39 @@ class TfdsDocuments(Sequence[str]):
         return {"name": self.name, "split": self.split, "field": self.field}
 
 
+def open_split(builder: Any, name: str, split: str, **options: Any) -> Any:
+    """Returns the examples of a split by random access.
+
+    Raises:
+      InputError: there is no such split, or it cannot be read at random.
+    """
+    splits = list(builder.info.splits)
+    if split != "all" and split.split("[")[0].split("+")[0] not in splits:
+        raise InputError(f"split {split!r} is not in {name}; {nearest(split, [*splits, 'all'])}")
+    try:
+        return builder.as_data_source("+".join(splits) if split == "all" else split, **options)
+    except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"split {split!r} of {name} cannot be read ({_first_line(error)[:120]})") from None
+
+
 def _plain(name: str) -> str:
     return name.split(":")[0].split("/")[0]
 
 
-def _prepared(name: str) -> Any:
+def prepared(name: str) -> Any:
     """Returns a builder whose files are there; if not, prepares it, all or nothing, in the first data folder."""
     if not is_known(name):
         raise InputError(f"data set {name!r} is not known to TFDS; {nearest(_plain(name), known_names())}")
     builders = [_builder(name, folder) for folder in data_dirs()]
     for builder in builders:
-        if builder.is_prepared():
+        if builder.isprepared():
             return builder
     epath.Path(data_dirs()[0]).mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where progress belongs
             builders[0].download_and_prepare()
     except Exception as error:  # noqa: BLE001 - whatever a data set's own code raises
-        if not builders[0].is_prepared():  # else another process was faster
+        if not builders[0].isprepared():  # else another process was faster
             raise InputError(f"data set {name} cannot be prepared ({_first_line(error)[:150]})") from None
     return builders[0]
 

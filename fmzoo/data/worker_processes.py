@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from fmzoo.data.streams import Batch, RowStreams
+from fmzoo.data.row_iterator import Batch, Streams
 
 AHEAD = 2  # batches each worker prepares before they are asked for
 LARGEST_COPIED = 2**30  # bytes; rows of token ids go through the pipe, since shared memory outlives a killed process
@@ -21,7 +21,7 @@ LARGEST_COPIED = 2**30  # bytes; rows of token ids go through the pipe, since sh
 class Workers:
     """Processes over the parts of some streams' rows; `close()` ends them."""
 
-    def __init__(self, streams: RowStreams, count: int):
+    def __init__(self, streams: Streams, count: int):
         """Starts `count` processes, at most as many as there are rows, where the streams are now."""
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only absl's own main parses
@@ -57,7 +57,7 @@ class _Cursors:
 class _Parts(grain.IterDataset):
     """A dataset that Grain gives to its workers a part each."""
 
-    def __init__(self, parts: list[RowStreams]):
+    def __init__(self, parts: list[Streams]):
         super().__init__()
         self._parts = parts
 
@@ -70,7 +70,7 @@ class _Parts(grain.IterDataset):
 
 
 class _PartIterator(grain.DatasetIterator):
-    def __init__(self, streams: RowStreams):
+    def __init__(self, streams: Streams):
         super().__init__()
         self._streams = streams
 
