@@ -163,7 +163,7 @@ def _levels(a: Attributes) -> dict[str, Any]:
     count = len(channels)
     depths = _numbers(a, "transformer_layers_per_block", count)
     up_depths = depths[::-1]
-    if a.take("reverse_transformer_layers_per_block", list, tuple, optional=True) is not None:
+    if a.take("reverse_transformer_layers_per_block", list, optional=True) is not None:
         up_depths = _numbers(a, "reverse_transformer_layers_per_block", count)
     down = [d * has for d, has in zip(depths, _kinds(a, "down_block_types", DOWN, count), strict=True)]
     up = [d * has for d, has in zip(up_depths, _kinds(a, "up_block_types", UP, count), strict=True)]
@@ -187,7 +187,7 @@ def _levels(a: Attributes) -> dict[str, Any]:
 
 def _numbers(a: Attributes, name: str, count: int) -> tuple[int, ...]:
     """A number for each level, or one for all."""
-    value = a.take(name, int, list, tuple)
+    value = a.take(name, int, list)
     numbers = [value] * count if isinstance(value, int) else list(value)
     fits = len(numbers) == count and all(type(n) is int and 1 <= n < 2**20 for n in numbers)
     if not fits or ("layers" in name and max(numbers) > MOST_LAYERS):
@@ -196,14 +196,14 @@ def _numbers(a: Attributes, name: str, count: int) -> tuple[int, ...]:
 
 
 def _kinds(a: Attributes, name: str, kinds: dict[str, bool], count: int) -> list[bool]:
-    value = a.take(name, list, tuple)
+    value = a.take(name, list)
     if len(value) != count or any(kind not in list(kinds) for kind in value):
         raise a.refuse(name, value, f"{count} of {' or '.join(kinds)}")
     return [kinds[kind] for kind in value]
 
 
 def _sample_size(a: Attributes) -> int:
-    value = a.take("sample_size", int, list, tuple)
+    value = a.take("sample_size", int, list)
     if not isinstance(value, int):  # older files hold rows and columns
         if len(set(value)) != 1 or type(value[0]) is not int:
             raise a.refuse("sample_size", value, "one number for rows and columns")

@@ -38,8 +38,8 @@ def attend_pixels(q: Array, k: Array, v: Array, *, implementation: str = "xla") 
 def attend_head(q: Array, k: Array, v: Array) -> Array:
     """``softmax(q k^T) v`` of one row and head: ``q [T, H]``, ``k [S, H]``, ``v [S, H]`` to ``[T, H]``.
 
-    The gradient computes the scores again. It works with the scores transposed, ``[S, T]``, so that no product contracts rows: XLA on CPU is slow at
-    those (after FlashAttention-2, arXiv 2307.08691, algorithm 2, in one block).
+    The gradient computes the scores again, transposed to ``[S, T]``, so that no product contracts rows: XLA on CPU is
+    slow at those (after FlashAttention-2, arXiv 2307.08691, algorithm 2, in one block).
     """
     return _forward(q, k, v)[0]
 

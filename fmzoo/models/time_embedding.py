@@ -32,7 +32,8 @@ def sinusoids(
     Returns:
       ``[..., D]`` in float32 or better.
     """
-    wide, half = jnp.promote_types(jnp.float32, numbers.dtype), width // 2
+    numbers, half = jnp.asarray(numbers), width // 2
+    wide = jnp.promote_types(jnp.float32, numbers.dtype)
     frequencies = jnp.exp(-math.log(longest) * jnp.arange(half, dtype=wide) / (half - frequency_shift))
     angles = numbers.astype(wide)[..., None] * frequencies
     waves = [jnp.cos(angles), jnp.sin(angles)]

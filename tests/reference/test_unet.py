@@ -6,6 +6,7 @@ which must exceed it in the same comparison.
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def reference(name):
     import diffusers
     import torch
 
-    model = diffusers.UNet2DConditionModel(**SIZES, **CASES[name]).eval()
+    model = diffusers.UNet2DConditionModel(**SIZES | CASES[name]).eval()
     generator = torch.Generator().manual_seed(len(name))
     with torch.no_grad():
         for path, weight in model.named_parameters():
@@ -90,7 +91,7 @@ def reference(name):
 @functools.cache
 def converted(name):
     model = reference(name)
-    config = read_unet(dict(model.config))
+    config = read_unet(json.loads(model.to_json_string()))
     tensors = {path: tensor.numpy() for path, tensor in model.state_dict().items()}
     return config, to_ours(unet_table(config), unet_structure(config), tensors), tensors
 
@@ -204,4 +205,4 @@ def test_a_loss_falls_alike():
 )  # fmt: skip
 def test_networks_that_are_not_known_are_refused(name, value):
     with pytest.raises(InputError, match=name):
-        read_unet(dict(reference("sd1").config) | {name: value})
+        read_unet(json.loads(reference("sd1").to_json_string()) | {name: value})
