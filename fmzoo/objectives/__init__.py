@@ -3,7 +3,9 @@
 from fmzoo.objectives.adapted import adapted
 from fmzoo.objectives.contract import Mean, Objective, ObjectiveFn, Terms, divide, example_keys, weighted_mean
 from fmzoo.objectives.cross_entropy import chunked_cross_entropy, cross_entropy
+from fmzoo.objectives.denoising import denoising
 from fmzoo.objectives.next_token import next_token
+from fmzoo.objectives.variational import variational_bound
 
 __all__ = [
     "Mean",
@@ -13,8 +15,10 @@ __all__ = [
     "adapted",
     "chunked_cross_entropy",
     "cross_entropy",
+    "denoising",
     "divide",
     "example_keys",
     "next_token",
+    "variational_bound",
     "weighted_mean",
 ]

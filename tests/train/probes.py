@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fmzoo import models, objectives
+from fmzoo.diffusion import Process
 from fmzoo.objectives import Objective, example_keys, weighted_mean
 
 ROWS, LENGTH, VOCAB = 8, 12, 32
@@ -59,32 +60,29 @@ def next_token() -> Probe:
 
 
 def denoiser() -> Probe:
-    """Noise and noise level drawn by example."""
-
-    def objective(params, frozen, batch, rng, statistics=None):
-        del frozen, statistics
-        counted = batch["weights"][:, None, None, None] != 0
-        clean = jnp.where(counted, batch["image"], 0)  # 0 * NaN is NaN in a gradient, so a weight of 0 comes too late
-        noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(
-            example_keys(rng, "noise", batch["example_id"])
-        )
-        level = jax.vmap(lambda key: jax.random.uniform(key, (), clean.dtype))(
-            example_keys(rng, "level", batch["example_id"])
-        )[:, None, None, None]
-        noisy = jnp.sqrt(1 - level) * clean + jnp.sqrt(level) * noise
-        guess = jnp.tanh(noisy.reshape(len(noisy), -1) @ params["in"]) @ params["out"]
-        error = jnp.mean((guess.reshape(clean.shape) - noise) ** 2, axis=(1, 2, 3))
-        return {"loss": weighted_mean(error, batch["weights"])}, {}
-
+    """Noise, time, offset and dropout by example; a learned variance, a weighting by time, a second set of pictures."""
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    k = jax.random.split(jax.random.key(3), 3)
-    params = {"in": jax.random.normal(k[0], (48, 8), dtype), "out": jax.random.normal(k[1], (8, 48), dtype)}
+    process = Process(num_train_timesteps=20, beta_end=0.3, prediction="v_prediction", learned_variance=True)
+
+    def denoise(parts, sample, timesteps, conditions, keys):
+        told = parts["label_embed"][conditions["label"]] + jnp.outer(timesteps / 20, parts["time"])
+        hidden = jnp.tanh(sample.reshape(len(sample), -1) @ parts["in"] + told)
+        return (hidden @ parts["out"]).reshape(*sample.shape[:3], -1)
+
+    objective = objectives.denoising(
+        denoise, process, empty={"label": 3}, dropout=0.4, weighting="min_snr", offset_noise=0.1
+    )
+    shapes = {"in": (48, 8), "out": (8, 96), "label_embed": (4, 8), "time": (8,)}
+    keys = dict(zip(shapes, jax.random.split(jax.random.key(3), 4), strict=True))
+    params = {name: 0.3 * jax.random.normal(keys[name], shape, dtype) for name, shape in shapes.items()}
     batch = {
-        "image": jax.random.normal(k[2], (ROWS, 4, 4, 3), dtype),
+        "image": jax.random.uniform(jax.random.key(4), (ROWS, 4, 4, 3), dtype, -1, 1),
+        "label": jnp.arange(ROWS, dtype=jnp.int32) % 3,
         "weights": jnp.linspace(0.1, 2, ROWS),
+        "prior_weights": jnp.linspace(1.5, 0.2, ROWS),
         "example_id": jnp.arange(ROWS, dtype=jnp.int32),
     }
-    return Probe(objective, params, {}, batch)
+    return Probe(objective, params, {}, batch, {"prior": 0.7})
 
 
 def two_terms() -> Probe:
