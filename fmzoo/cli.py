@@ -24,18 +24,48 @@ LONGEST = 299  # characters of a sentence on standard error
 
 @dataclasses.dataclass(frozen=True)
 class Tour:
-    """Trains a language model on Shakespeare, Milton and the King James Bible here and now, and lets it speak."""
+    """Trains a model here and now: of Shakespeare, Milton and the King James Bible, or of handwritten digits."""
 
-    out: str  # a new folder for the run, its report and its plot
-    stages: Literal["text"] = "text"
+    out: str  # a new folder for the run, its report and its pictures
+    stages: Literal["text", "image"] = "text"
     steps: int | None = None  # of training; fewer make a shorter tour and a poorer model
 
     def run(self) -> None:
         """Runs the stages named."""
         start_computing()
-        from fmzoo.stages.tour import CONFIG, tour
+        if self.stages == "image":
+            from fmzoo.stages.image_tour import CONFIG
+            from fmzoo.stages.image_tour import image_tour as tour
+        else:
+            from fmzoo.stages.tour import CONFIG, tour
 
         tour(self.out, CONFIG if self.steps is None else dataclasses.replace(CONFIG, steps=self.steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Draws pictures of a prompt into one PNG, the settings in its metadata."""
+
+    source: Source  # a run folder, or a folder in the format of diffusers
+    prompt: str  # what to draw; the number of a class, for a model of classes
+    out: str  # the PNG
+    negative: str | None = None  # what to lead away from
+    count: int = 4  # pictures
+    solver: str = "dpm++2m"
+    steps: int = 25
+    guidance: float = 5.0  # 1 is none
+    seed: int = 0  # the same seed gives the same pictures
+    height: int | None = None  # of a picture, with width; the model's own by default
+    width: int | None = None
+
+    def run(self) -> None:
+        """Draws, with a bar."""
+        start_computing()
+        from fmzoo.stages.draw import DrawConfig, draw
+
+        names = [field.name for field in dataclasses.fields(DrawConfig)]
+        draw(self.source, self.out, DrawConfig(**{name: getattr(self, name) for name in names}))
+        print(f"{self.out} is written")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +163,19 @@ class Zoo:
         Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-COMMANDS = {"tour": Tour, "pretrain": None, "generate": Generate, "eval": Eval, "info": Info, "zoo": Zoo}
+COMMANDS = {
+    "tour": Tour, "pretrain": None, "generate": Generate, "draw": Draw, "eval": Eval, "info": Info, "zoo": Zoo
+}  # fmt: skip
 HELP = """usage: fmzoo COMMAND ...
 
 fmzoo: foundation models as pure functions in JAX and Flax.
 
   fmzoo tour --out FOLDER                     trains a language model here and now, and lets it speak
-  fmzoo pretrain PRESET --workdir FOLDER      trains from scratch; PRESET is tiny, small or a name of the zoo
+  fmzoo tour --stages image --out FOLDER      trains a text-to-image model here and now, and lets it draw
+  fmzoo pretrain PRESET --workdir FOLDER      trains from scratch; PRESET is tiny, small or a name of the zoo (text),
+                                              digits, mnist or emoji (images)
   fmzoo generate SOURCE --prompt TEXT         continues a prompt
+  fmzoo draw SOURCE --prompt TEXT --out PNG   draws a prompt
   fmzoo eval SOURCE --data SOURCE             perplexity and bits per byte
   fmzoo info SOURCE                           what a model is and what it costs
   fmzoo zoo                                   the published systems that have a name here
@@ -198,21 +233,25 @@ def pretrain(arguments: Sequence[str]) -> None:
     start_computing()
     from fmzoo import models, stages
 
-    @dataclasses.dataclass(frozen=True)
-    class Pretrain:
-        """Trains a language model from scratch, or goes on where the folder's run stopped."""
-
-        workdir: str  # of the run: the same line again goes on
-        config: Annotated[stages.PretrainConfig, arg(name="")]
-
     asks_help = arguments[:1] in (["-h"], ["--help"])
     if not asks_help and (not arguments or arguments[0].startswith("-")):
-        raise InputError("fmzoo pretrain needs a PRESET first; tiny, small or a name of the zoo (see fmzoo zoo)")
+        raise InputError(
+            "fmzoo pretrain needs a PRESET first; tiny, small, digits, mnist, emoji or a name of the zoo (fmzoo zoo)"
+        )
     name, rest = ("tiny", arguments) if asks_help else (arguments[0], arguments[1:])
     config = stages.preset(name)
-    if config.model.local_rope is None and any(a.replace("_", "-").startswith("--model.local-rope") for a in rest):
+    asks_rope = any(a.replace("_", "-").startswith("--model.local-rope") for a in rest)
+    if asks_rope and isinstance(config, stages.PretrainConfig) and config.model.local_rope is None:
         model = dataclasses.replace(config.model, local_rope=models.RopeConfig())
         config = dataclasses.replace(config, model=model)
+
+    @dataclasses.dataclass(frozen=True)
+    class Pretrain:
+        """Trains a model from scratch, or goes on where the folder's run stopped."""
+
+        workdir: str  # of the run: the same line again goes on
+        config: Annotated[type(config), arg(name="")]
+
     command = f"fmzoo pretrain {'PRESET' if asks_help else name}"
     given = parse(Pretrain, rest, command, Pretrain(MISSING, config))
     report_run(given.config, given.workdir)
@@ -223,7 +262,8 @@ def report_run(config: Any, workdir: str) -> None:
     from fmzoo import stages
 
     was_finished = stages.is_finished(config, workdir)
-    if not stages.pretrain(config, workdir):
+    run = stages.pretrain if isinstance(config, stages.PretrainConfig) else stages.pretrain_images
+    if not run(config, workdir):
         print(f"{workdir} is stopped and saved; the same line again goes on")
     elif was_finished:
         print(f"{workdir} is finished: all {config.steps:,} steps are taken; a larger --steps goes on")

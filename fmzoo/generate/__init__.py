@@ -1,8 +1,10 @@
-"""Drawing outputs: text decoding with a cache."""
+"""Drawing outputs: text decoding with a cache, pictures by one scan over noise levels."""
 
 from fmzoo.generate.answers import Completion
 from fmzoo.generate.decoding import Decoded, decode, for_decoding
+from fmzoo.generate.images import images
+from fmzoo.generate.pictures import to_bytes
 from fmzoo.generate.sampling import SamplingConfig
 from fmzoo.generate.text import stream, text
 
-__all__ = ["Completion", "Decoded", "SamplingConfig", "decode", "for_decoding", "stream", "text"]
+__all__ = ["Completion", "Decoded", "SamplingConfig", "decode", "for_decoding", "images", "stream", "text", "to_bytes"]

@@ -20,7 +20,10 @@ def save_figure(figure: Any, path: epath.PathLike) -> None:
 
 
 def plot_loss(
-    rows: Sequence[Mapping[str, Any]], path: epath.PathLike, levels: Mapping[str, float] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    path: epath.PathLike,
+    levels: Mapping[str, float] | None = None,
+    unit: str = "nats a token",
 ) -> None:
     """The loss by step with its running mean, and horizontal lines to hold it against, named on the right.
 
@@ -28,6 +31,7 @@ def plot_loss(
       rows: of ``metrics.jsonl``.
       path: of the PNG.
       levels: nats a token by name.
+      unit: of the loss.
     """
     from matplotlib.figure import Figure
 
@@ -43,7 +47,7 @@ def plot_loss(
     if len(losses):
         _frame(axes, losses, list((levels or {}).values()))
         _draw_levels(axes, levels or {})
-    axes.set(xlabel="step", ylabel="nats a token")
+    axes.set(xlabel="step", ylabel=unit)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
     save_figure(figure, path)

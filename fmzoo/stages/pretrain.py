@@ -1,30 +1,25 @@
 """Pretraining: next-token prediction over packed documents, from a config to a run folder."""
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from fmzoo import __version__, data, models, objectives, parallel, text, train
-from fmzoo.errors import InputError, nearest
-from fmzoo.interop.config_json import from_json, to_json
+from fmzoo import data, models, objectives, parallel, text, train
+from fmzoo.errors import InputError
+from fmzoo.stages.run_folder import check_workdir, is_finished, nothing_left, open_workdir
 
 Literals = Literal["concatenate_and_split", "first_fit"]
-RUN_FILE = "config.json"
-BEFORE_RUN_FILE = {"tokenizer", ".config.json.tmp"}  # all that a kill can leave of a run without its config
-STAGE = "pretrain"  # the mark of a run folder's config
-FREE_TO_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "keep_every", "workers", "quiet", "mesh")
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """Everything that decides a pretraining run; it is written whole into the run's folder."""
 
+    stage: ClassVar[str] = "pretrain"  # the mark of a run folder's config
     model: models.DecoderConfig = models.DecoderConfig()
     optimizer: train.OptimizerConfig = train.OptimizerConfig()
     data: str = "classics"  # what `fmzoo.data.source` opens
@@ -224,106 +219,3 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
         params = jax.device_get(train.average_params(state)) if jax.process_count() == 1 else None
         write_report(config, workdir, models.Pretrained(run.module, params, config.model, run.tokenizer))
     return finished
-
-
-def is_finished(config: PretrainConfig, workdir: epath.PathLike) -> bool:
-    """Whether the folder holds a run that has taken all its steps and written its report."""
-    workdir = train.locate(workdir)
-    taken = max(train.complete_steps(workdir / "checkpoints"), default=0)
-    return taken >= config.steps and (workdir / "report.md").exists()
-
-
-def check_workdir(config: PretrainConfig, workdir: epath.Path) -> bool:
-    """Whether the folder holds this very run; False if it is new or empty.
-
-    Raises:
-      InputError: it holds another run, or something else.
-    """
-    if not workdir.exists() or (workdir.is_dir() and {path.name for path in workdir.iterdir()} <= BEFORE_RUN_FILE):
-        return False
-    if not (workdir / RUN_FILE).exists():
-        raise InputError(f"workdir {workdir} holds other files and no run; an empty or new folder is needed")
-    before = read_config(workdir)
-    for path, old, new in differences(to_json(before), to_json(config)):
-        if path.split(".")[0] not in FREE_TO_CHANGE:
-            raise InputError(f"workdir {workdir} holds another run: {path} is {old!r} there and {new!r} here; "
-                             "the same, or another folder, is needed")  # fmt: skip
-    return True
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two JSON values differ: ``(path, old, new)``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new})
-        return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}" if path else n)]
-    return [] if old == new else [(path, old, new)]
-
-
-def open_workdir(config: PretrainConfig, workdir: epath.Path, tokenizer: text.Tokenizer) -> None:
-    """Writes the config, which marks a run, after all else that it needs."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / RUN_FILE).exists():
-        tokenizer.save(workdir / "tokenizer")
-    train.replace_text(
-        workdir / RUN_FILE, json.dumps({"fmzoo": __version__, "stage": STAGE, **to_json(config)}, indent=2) + "\n"
-    )
-
-
-@contextlib.contextmanager
-def nothing_left(workdir: epath.Path, unless: bool) -> Iterator[None]:
-    """Takes away what this call made, if it ends in a mistake before a checkpoint is complete.
-
-    Args:
-      workdir: of the run.
-      unless: the run was there before; then all of it stays.
-
-    Raises:
-      InputError: in place of an error of the file system.
-    """
-    top = workdir  # the highest folder that is not there yet
-    while not top.exists() and not top.parent.exists():
-        top = top.parent
-    made = [top] if not workdir.exists() else None
-    try:
-        yield
-    except (InputError, OSError) as error:
-        if not unless and jax.process_index() == 0 and not train.complete_steps(workdir / "checkpoints"):
-            for path in made or workdir.iterdir():
-                path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
-        if isinstance(error, InputError):
-            raise
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"workdir {workdir} cannot be written ({reason}); a folder with room is needed") from error
-
-
-def read_config(workdir: epath.PathLike) -> PretrainConfig:
-    """The config of a run folder.
-
-    Raises:
-      InputError: the file is damaged or of another stage.
-    """
-    path = train.locate(workdir) / RUN_FILE
-    try:
-        values = json.loads(path.read_text())
-        stage, _ = values.pop("stage"), values.pop("fmzoo")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no run's config; the file that a run writes is needed") from error
-    if stage != STAGE:
-        raise InputError(f"{path} is of stage {stage!r}; {nearest(stage, [STAGE])}")
-    return from_json(PretrainConfig, values)
-
-
-def preset(name: str) -> PretrainConfig:
-    """A preset of this stage, or one made from a zoo name.
-
-    Raises:
-      InputError: there is no such preset.
-    """
-    from fmzoo import zoo
-
-    if name in PRESETS:
-        return PRESETS[name]
-    if name not in zoo.names():
-        raise InputError(f"preset {name!r} is unknown; {nearest(name, [*PRESETS, *zoo.names()])}")
-    model = zoo.entry(name).config()
-    return PretrainConfig(model=model, sequence_length=model.context_length)

@@ -14,7 +14,8 @@ from fmzoo.models import Pretrained
 from fmzoo.pretrained import load
 from fmzoo.stages.ngrams import Level, kneser_ney_levels
 from fmzoo.stages.plots import plot_loss
-from fmzoo.stages.pretrain import PretrainConfig, check_workdir, is_finished, pretrain
+from fmzoo.stages.pretrain import PretrainConfig, pretrain
+from fmzoo.stages.run_folder import check_workdir, is_finished
 
 # A window of the training length lets the model speak on beyond it, since no distance is new to it then.
 MODEL = models.DecoderConfig(

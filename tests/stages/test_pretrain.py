@@ -11,7 +11,7 @@ from etils import epath
 from fmzoo import models, train, zoo
 from fmzoo.errors import InputError
 from fmzoo.stages import PRESETS, PretrainConfig, is_finished, prepare, preset, pretrain
-from fmzoo.stages.pretrain import BEFORE_RUN_FILE, check_workdir, nothing_left, open_workdir, read_config
+from fmzoo.stages.run_folder import BEFORE_RUN_FILE, check_workdir, nothing_left, open_workdir, read_config
 from fmzoo.text import ByteTokenizer
 
 MODEL = models.DecoderConfig(
@@ -60,7 +60,7 @@ def test_a_run_is_its_step_over_its_batches(config, tmp_path):
 
 def test_a_config_is_read_back_whole(config, tmp_path):
     open_workdir(config, epath.Path(tmp_path / "run"), ByteTokenizer())
-    assert read_config(tmp_path / "run") == config
+    assert read_config(tmp_path / "run", PretrainConfig) == config
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"tokenizer", "config.json"}
 
 
@@ -95,7 +95,7 @@ def test_a_config_of_another_stage_is_refused(config, tmp_path):
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stage": "dpo"}))
     with pytest.raises(InputError, match="'dpo'"):
-        read_config(tmp_path / "run")
+        read_config(tmp_path / "run", PretrainConfig)
 
 
 @pytest.mark.parametrize("there", ["parents", "workdir"])

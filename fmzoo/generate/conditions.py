@@ -1,0 +1,111 @@
+"""What a denoiser is told beside a sample and its time: text through encoders, a class, sizes; and the opposite."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmzoo.errors import InputError
+from fmzoo.generate.pictures import Shape
+from fmzoo.models import Pretrained
+from fmzoo.models.denoiser import class_count, needed_conditions
+from fmzoo.models.text_to_image import encode_prompts
+
+Array = jax.Array
+Conditions = dict[str, Array]
+Prompts = str | int | Sequence[str] | Sequence[int]
+AESTHETIC = 6.0, 2.5  # scores that SDXL's refiner is told of a picture, and of what to lead away from
+
+
+def conditions_of(
+    pretrained: Pretrained, prompts: Sequence[Any], negative: str | Sequence[str] | None, shape: Shape
+) -> tuple[Conditions, Conditions]:
+    """What leads towards the prompts, and what guidance leads away from; both empty for a model that is told nothing.
+
+    Args:
+      pretrained: the system.
+      prompts: texts, or numbers of classes.
+      negative: texts; None is the empty one, or no class.
+      shape: of the pictures, which SDXL is told.
+
+    Raises:
+      InputError: a prompt is neither a text nor a class, or there are not as many negatives as prompts.
+    """
+    config, count = pretrained.config, len(prompts)
+    needed = needed_conditions(config.denoiser)
+    told: Conditions = {}
+    away: Conditions = {}
+    if config.encoders:
+        away = encode(pretrained, negatives(negative, count), empty=negative is None)
+        told = encode(pretrained, [text(place, prompt) for place, prompt in enumerate(prompts)])
+    elif negative is not None:
+        raise InputError(f"negative is {str(negative)[:60]!r} and the model reads no text; None is needed")
+    if "label" in needed:
+        classes = class_count(config.denoiser)
+        told["label"] = jnp.asarray([label(place, prompt, classes) for place, prompt in enumerate(prompts)], jnp.int32)
+        away["label"] = jnp.full(count, classes, jnp.int32)
+    if "time_ids" in needed:
+        numbers = (config.denoiser.added_dim - told["pooled"].shape[-1]) // config.denoiser.added_number_dim
+        for conditions, score in ((told, AESTHETIC[0]), (away, AESTHETIC[1])):
+            sizes = [shape.height, shape.width, 0, 0, *((shape.height, shape.width) if numbers == 6 else (score,))]
+            conditions["time_ids"] = jnp.tile(jnp.asarray(sizes, jnp.float32), (count, 1))
+    return told, away
+
+
+def encode(pretrained: Pretrained, prompts: Sequence[str], empty: bool = False) -> Conditions:
+    """Texts through the tokenizers and the encoders of a system.
+
+    Args:
+      pretrained: the system.
+      prompts: texts.
+      empty: they are what stands for no text at all, of which some systems make zeros.
+    """
+    rows = pretrained.tokenizer.encode(prompts)
+    found = _encode(pretrained.config, {name: pretrained.params[name] for name in rows}, rows)
+    if empty and getattr(pretrained.config, "zero_empty_prompt", False):
+        return jax.tree.map(jnp.zeros_like, found)
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: Any, params: Any, rows: dict[str, Array]) -> Conditions:
+    return encode_prompts(config, params, rows)
+
+
+def negatives(negative: str | Sequence[str] | None, count: int) -> list[str]:
+    """A negative for each prompt.
+
+    Raises:
+      InputError: there are not as many.
+    """
+    if negative is None or isinstance(negative, str):
+        return [negative or ""] * count
+    if len(negative) != count:
+        raise InputError(f"negative has {len(negative)} texts for {count} prompts; one, or one for each, is needed")
+    return list(negative)
+
+
+def text(place: int, prompt: Any) -> str:
+    """A prompt that is a text.
+
+    Raises:
+      InputError: it is none.
+    """
+    if not isinstance(prompt, str):
+        raise InputError(f"prompt {place} is {str(prompt)[:60]!r}; a text is needed")
+    return prompt
+
+
+def label(place: int, prompt: Any, classes: int) -> int:
+    """A prompt that is the number of a class, perhaps as a text.
+
+    Raises:
+      InputError: it is none.
+    """
+    number = prompt if isinstance(prompt, int | np.integer) else int(prompt) if str(prompt).isdecimal() else -1
+    if not 0 <= number < classes:
+        raise InputError(f"prompt {place} is {str(prompt)[:60]!r}; a class from 0 to {classes - 1} is needed")
+    return int(number)

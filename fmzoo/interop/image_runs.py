@@ -1,0 +1,132 @@
+"""The model of an image run: its config as the run's folder has it, and its parameters, trained and frozen."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict
+
+from fmzoo import text
+from fmzoo.diffusion import Process
+from fmzoo.errors import InputError
+from fmzoo.interop.config_json import from_json
+from fmzoo.models import Pretrained
+from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from fmzoo.models.clip_text import ClipText, ClipTextConfig
+from fmzoo.models.denoiser import make_denoiser
+from fmzoo.models.dit import DiTConfig
+from fmzoo.models.text_to_image import TextToImageConfig
+from fmzoo.models.unet_config import UNetConfig
+
+Array = jax.Array
+ENCODER = "text_encoder"  # the component's name
+STAGES = ("pretrain_images",)  # whose run folders hold image models
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageModelConfig:
+    """A denoiser, what it was trained on, and what stands before and behind it."""
+
+    denoiser: UNetConfig | DiTConfig = UNetConfig()
+    process: Process = Process()
+    encoder: ClipTextConfig | None = None  # of captions; trained with the denoiser
+    autoencoder: AutoencoderConfig | None = None  # frozen; None denoises pixels
+
+    @property
+    def system(self) -> TextToImageConfig:
+        """As what `fmzoo.load` gives."""
+        encoders = {} if self.encoder is None else {ENCODER: self.encoder}
+        return TextToImageConfig(
+            self.denoiser, self.autoencoder, encoders, self.process, "sd1" if encoders else "class"
+        )
+
+    @property
+    def channels(self) -> int:
+        """Of a picture."""
+        return self.denoiser.in_channels if self.autoencoder is None else self.autoencoder.image_channels
+
+    @property
+    def size(self) -> int:
+        """Rows and columns of a picture."""
+        return self.denoiser.sample_size * (1 if self.autoencoder is None else self.autoencoder.factor)
+
+
+def init_params(config: ImageModelConfig, key: Array) -> dict[str, Any]:
+    """Initial values of what is trained: the denoiser and, if there is one, the encoder of captions."""
+    denoiser_key, encoder_key = jax.random.split(key)
+    side, channels = config.denoiser.sample_size, config.denoiser.in_channels
+    sample, time = jnp.zeros((1, side, side, channels)), jnp.zeros((1,))
+    module, label = make_denoiser(config.denoiser), jnp.zeros((1,), jnp.int32)
+    if isinstance(config.denoiser, DiTConfig):
+        made = module.init(denoiser_key, sample, time, label)
+    else:
+        width = config.denoiser.context_dim
+        context = None if width is None else jnp.zeros((1, 1, width))
+        made = module.init(denoiser_key, sample, time, context, {"label": label})
+    params = {"denoiser": made["params"]}
+    if config.encoder is not None:
+        tokens = jnp.zeros((1, config.encoder.context_length), jnp.int32)
+        params[ENCODER] = ClipText(config.encoder).init(encoder_key, tokens)["params"]
+    return params
+
+
+def tokenizer_of(config: ImageModelConfig, tokenizer: text.Tokenizer | None) -> text.PromptTokenizer | None:
+    """The rows of tokens that the encoder reads; None where there is no encoder."""
+    if config.encoder is None:
+        return None
+    return text.PromptTokenizer({ENCODER: tokenizer}, {ENCODER: config.encoder.context_length})
+
+
+def load_image_run(folder: epath.Path, values: Any, dtype: str, average: bool) -> Pretrained:
+    """The newest complete checkpoint of an image run, with what it kept frozen.
+
+    Args:
+      folder: of the run.
+      values: of ``config.json`` there.
+      dtype: of the parameters.
+      average: take the moving average.
+
+    Raises:
+      InputError: the config or the checkpoint is damaged, or they do not fit each other.
+    """
+    from fmzoo.train import checkpoints, load_frozen
+
+    config = from_json(ImageModelConfig, values.get("model"), "model")
+    params, step = checkpoints.load_params(folder / "checkpoints", average=average)
+    check_shapes(params, jax.eval_shape(lambda: init_params(config, jax.random.key(0))), folder / f"checkpoints/{step}")
+    if config.autoencoder is not None:
+        params |= load_frozen(folder / "frozen", {"autoencoder": autoencoder_like(config.autoencoder)})
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    system = config.system
+    tokenizer = tokenizer_of(config, text.load_tokenizer(folder / "tokenizer")) if config.encoder else None
+    return Pretrained(make_denoiser(config.denoiser), params, system, tokenizer)
+
+
+def autoencoder_like(config: AutoencoderConfig) -> Any:
+    """Zeros of the shapes of an autoencoder's parameters."""
+    image = jnp.zeros((1, config.factor, config.factor, config.image_channels))
+    shapes = jax.eval_shape(AutoencoderKL(config).init, jax.random.key(0), image)["params"]
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def check_shapes(params: Any, needed: Any, checkpoint: epath.Path) -> None:
+    """Refuses parameters that are not those of the config beside them.
+
+    Raises:
+      InputError: a shape differs, or a parameter is missing or surplus.
+    """
+    found, wanted = ({n: leaf.shape for n, leaf in flatten_dict(tree, sep="/").items()} for tree in (params, needed))
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            there, here = found.get(name, "nothing"), wanted.get(name, "nothing")
+            raise InputError(f"checkpoint {checkpoint} has {there} at {name}; config.json beside it needs {here}")
+
+
+def compute_in(pretrained: Pretrained, dtype: str) -> Pretrained:
+    """The system with its denoiser computing in another dtype."""
+    denoiser = dataclasses.replace(pretrained.config.denoiser, dtype=dtype)
+    config = dataclasses.replace(pretrained.config, denoiser=denoiser)
+    return dataclasses.replace(pretrained, module=make_denoiser(denoiser), config=config)
