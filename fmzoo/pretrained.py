@@ -10,8 +10,9 @@ from flax.traverse_util import flatten_dict
 
 from fmzoo import models, text, zoo
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import config_json, decoder_structure, folders, huggingface
+from fmzoo.interop import config_json, decoder_structure, folders, huggingface, image_runs
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
+from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.text.files import read_json
 
 RUN = "fmzoo"  # the key by which the config.json of a run tells itself from one of transformers
@@ -49,6 +50,8 @@ def load(
         pretrained = _load_path(path, dtype) if path.exists() else _refuse_name(str(source))
     if compute_dtype is None:
         return pretrained
+    if isinstance(pretrained.config, TextToImageConfig):
+        return image_runs.compute_in(pretrained, compute_dtype)
     config = models.replace(pretrained.config, dtype=compute_dtype)
     return Pretrained(Decoder(config), pretrained.params, config, pretrained.tokenizer)
 
@@ -79,7 +82,10 @@ def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
     """The newest complete checkpoint of a run."""
     from fmzoo.train import checkpoints
 
-    config = config_json.from_json(DecoderConfig, read_json(folder / "config.json").get("model"), "model")
+    values = read_json(folder / "config.json")
+    if values.get("stage") in image_runs.STAGES:
+        return image_runs.load_image_run(folder, values, dtype, average)
+    config = config_json.from_json(DecoderConfig, values.get("model"), "model")
     params, step = checkpoints.load_params(folder / "checkpoints", average=average)
     _check_shapes(params, config, folder / "checkpoints" / str(step))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
