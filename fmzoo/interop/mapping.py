@@ -173,6 +173,19 @@ def to_theirs(table: Table, structure: Structure, params: Tree) -> dict[str, np.
     return tensors
 
 
+def locations(table: Table, structure: Structure) -> dict[str, tuple[Place, Layout]]:
+    """Where the kernel is that a tensor of theirs stands for, and how one becomes the other, by the tensor's name.
+
+    Only of kernels that are one tensor there.
+    """
+    found = {}
+    for row, matches in _plan(table, structure):
+        for ours, theirs in matches:
+            if len(ours) == len(theirs) == 1 and ours[0].path.endswith("/kernel"):
+                found[theirs[0]] = (ours[0], row.layout)
+    return found
+
+
 def _plan(table: Table, structure: Structure) -> Iterator[tuple[Row, list[Match]]]:
     """The rows that apply, each with its matches; every place of ours must be used exactly once."""
     left = structure.places()

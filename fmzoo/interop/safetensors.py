@@ -70,16 +70,37 @@ def read_file(path: epath.PathLike) -> dict[str, Tensor]:
       InputError: the file cannot be read, is cut short, or its header is not sound.
     """
     path = epath.Path(path)
+    text, size = _read_header(path)
+    return _parse(path, text, first=8 + len(text), size=size)
+
+
+def read_metadata(path: epath.PathLike) -> dict[str, str]:
+    """What a file says of itself in ``__metadata__``.
+
+    Raises:
+      InputError: as `read_file`, or it is no object of texts.
+    """
+    path = epath.Path(path)
+    try:
+        found = json.loads(_read_header(path)[0]).get("__metadata__", {})
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} has an unsound safetensors header ({str(error)[:80]})") from None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise InputError(f"{path} has a __metadata__ in its safetensors header that is no object of texts")
+    return found
+
+
+def _read_header(path: epath.Path) -> tuple[bytes, int]:
+    """The header's text and the size of the file."""
     try:
         size = path.stat().length
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, LARGEST_HEADER):
                 raise InputError(f"{path} is no whole safetensors file: its header of {length} bytes does not fit in")
-            text = file.read(length)
+            return file.read(length), size
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from None
-    return _parse(path, text, first=8 + length, size=size)
 
 
 def _parse(path: epath.Path, text: bytes, first: int, size: int) -> dict[str, Tensor]:
