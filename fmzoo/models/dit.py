@@ -130,7 +130,7 @@ class DiT(nn.Module):
         x = self.patch(c.patch_size**2 * c.in_channels)(patchify(sample.astype(c.compute_dtype), c.patch_size))
         grid = height // c.patch_size, width // c.patch_size
         positions = sincos_positions(*grid, c.width, c.sample_size // c.patch_size)
-        x = x + jnp.asarray(positions.reshape(-1, c.width), x.dtype)
+        x = x + positions.reshape(-1, c.width).astype(x.dtype)
         condition = self._condition(timesteps, labels)
 
         def run(params: Tree, x: Array) -> Array:

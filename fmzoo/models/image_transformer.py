@@ -34,7 +34,7 @@ def unpatchify(x: Array, height: int, width: int, size: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], height, width, -1)
 
 
-def sincos_positions(rows: int, columns: int, features: int, side: float) -> np.ndarray:
+def sincos_positions(rows: int, columns: int, features: int, side: float) -> Array:
     """Fixed positions of a grid, ``float32[rows, columns, features]`` (arXiv 2212.09748, section 3.2; 2111.06377).
 
     The grid always spans coordinates 0 to ``side``, whatever its own size. The first half of the features is the
@@ -44,11 +44,11 @@ def sincos_positions(rows: int, columns: int, features: int, side: float) -> np.
 
     def one(count: int) -> np.ndarray:
         angles = np.outer(np.arange(count) * (side / count), frequencies)
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
     shape = (rows, columns, features // 2)
-    across, down = np.broadcast_to(one(columns)[None], shape), np.broadcast_to(one(rows)[:, None], shape)
-    return np.concatenate([across, down], axis=2).astype(np.float32)
+    across, down = jnp.broadcast_to(one(columns)[None], shape), jnp.broadcast_to(one(rows)[:, None], shape)
+    return jnp.concatenate([across, down], axis=2)
 
 
 class Modulation(nn.Module):

@@ -196,7 +196,7 @@ class Positions(nn.Module):
 
         def table(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
             del key
-            return jnp.asarray(sincos_positions(grid, grid, shape[-1], c.sample_size // c.patch_size), dtype)
+            return sincos_positions(grid, grid, shape[-1], c.sample_size // c.patch_size).astype(dtype)
 
         whole = jax.lax.stop_gradient(read(self, "bias", table, (grid, grid, c.width)))
         top, left = (grid - rows) // 2, (grid - columns) // 2

@@ -20,6 +20,7 @@ from fmzoo.objectives.contract import Batch, Mean, Objective, Terms, example_key
 
 Array = jax.Array
 COEFFICIENTS = {"kl": 1e-6, "adversarial": 0.5}  # of 2112.10752's f=8; per number of the picture, as the terms are
+BALANCED = ("reconstruction", "adversarial")  # terms whose gradients set the adaptive weight
 MOST_WEIGHT = 1e4  # of the adaptive weight
 
 
@@ -73,12 +74,14 @@ def autoencoding(
         return found, {"squared_error": weighted_mean(jax.lax.stop_gradient(squares), weights)}
 
     def prepare(params: Any, frozen: dict[str, Any], batch: Batch, rng: Array) -> Terms:
-        def total(kernel: Array, name: str) -> Array:
-            return terms(replace_last(params, kernel), frozen, batch, rng)[0][name].total
+        def totals(kernel: Array) -> dict[str, Array]:
+            found = terms(replace_last(params, kernel), frozen, batch, rng)[0]
+            return {name: found[name].total for name in BALANCED}
 
-        weight = jnp.sum(batch["weights"])
-        last = params["decoder"]["out"]["conv"]["kernel"]
-        return {name: Mean(jax.grad(total)(last, name), weight) for name in ("reconstruction", "adversarial")}
+        _, pull = jax.vjp(totals, params["decoder"]["out"]["conv"]["kernel"])
+        one, weight = jnp.ones((), batch["weights"].dtype), jnp.sum(batch["weights"])
+        ways = {name: {other: one * (other == name) for other in BALANCED} for name in BALANCED}
+        return {name: Mean(pull(way)[0], weight) for name, way in ways.items()}
 
     return Objective(terms, prepare if adaptive and discriminator is not None else None)
 
@@ -129,7 +132,7 @@ def balance(statistics: dict[str, Array] | None) -> Array | float:
     """The adaptive weight ``|g_reconstruction| / (|g_adversarial| + 1e-4)``, at most `MOST_WEIGHT`; 1 without them."""
     if not statistics:
         return 1.0
-    norms = [jnp.linalg.norm(statistics[name].ravel()) for name in ("reconstruction", "adversarial")]
+    norms = [jnp.linalg.norm(statistics[name].ravel()) for name in BALANCED]
     return jnp.clip(norms[0] / (norms[1] + 1e-4), 0, MOST_WEIGHT)
 
 

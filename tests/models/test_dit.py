@@ -23,7 +23,7 @@ DIT = DiTConfig(
     sample_size=4, in_channels=3, out_channels=6, num_layers=2, num_heads=2, head_dim=6, num_classes=4
 )  # fmt: skip
 MMDIT = MMDiTConfig(
-    sample_size=4, in_channels=3, out_channels=3, num_layers=4, num_dual_layers=2, num_heads=2, head_dim=6,
+    sample_size=4, in_channels=3, out_channels=3, num_layers=4, num_dual_layers=1, num_heads=2, head_dim=6,
     context_features=5, pooled_features=7, max_grid=5, qk_norm=True,
 )  # fmt: skip
 MODULES = {DiTConfig: DiT, MMDiTConfig: MMDiT}
@@ -114,14 +114,16 @@ def test_positions_are_sines_of_the_column_and_then_the_row():
         np.testing.assert_allclose(table[row, column, start : start + 4], waves, atol=1e-6)
 
 
-@BOTH
-def test_an_untrained_network_says_nothing_and_every_parameter_is_declared(config):
+@pytest.mark.parametrize(
+    ("config", "changed"), [(DIT, 2), (dataclasses.replace(MMDIT, num_layers=1, num_dual_layers=0), 3)]
+)
+def test_an_untrained_network_says_nothing_and_every_parameter_is_declared(config, changed):
     params = jax.jit(MODULES[type(config)](config).init)(jax.random.key(0), *inputs(config))["params"]
     assert {p: leaf.shape for p, leaf in flatten_dict(params, sep="/").items()} == image_model_shapes(config)
     assert not run(config, params).any()
     zero = [path for path, leaf in flatten_dict(params, sep="/").items() if "kernel" in path and not leaf.any()]
     assert all("modulation" in path or path == "head/kernel" for path in zero)
-    assert sum("modulation" in path for path in zero) == (2 if config is DIT else 7)
+    assert sum("modulation" in path for path in zero) == changed
 
 
 @BOTH
@@ -147,21 +149,28 @@ def test_the_order_of_the_context_does_not_matter_but_its_length_does():
     assert np.abs(run(MMDIT, params, sample, times, context[:, :4], pooled) - whole).max() > 1e-3
 
 
-@BOTH
-def test_scan_remat_and_rows_change_no_gradient(config):
-    params = random_params(config)
+def test_scan_remat_and_rows_change_no_gradient():
+    params = random_params(DIT)
 
     def gradient(config):
-        module = MODULES[type(config)](config)
-        return jax.jit(jax.grad(lambda p: jnp.mean(module.apply({"params": p}, *inputs(config)) ** 2)))(params)
+        return jax.jit(jax.grad(lambda p: jnp.mean(DiT(config).apply({"params": p}, *inputs(DIT)) ** 2)))(params)
 
-    plain = flatten_dict(gradient(config), sep="/")
-    other = gradient(dataclasses.replace(config, layers="unrolled", remat="full", attention="rows"))
-    largest = max(float(jnp.abs(leaf).max()) for leaf in plain.values())
-    unmoved = {path for path, leaf in plain.items() if not jnp.abs(leaf).max() > 0}
-    assert unmoved == ({"position/bias"} if config is MMDIT else set())
-    for path, leaf in flatten_dict(other, sep="/").items():
-        np.testing.assert_allclose(leaf, plain[path], atol=2e-5 * largest)
+    plain = gradient(DIT)
+    other = gradient(dataclasses.replace(DIT, layers="unrolled", remat="full", attention="rows"))
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+    for one, two in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        assert jnp.abs(one).max() > 0
+        np.testing.assert_allclose(one, two, atol=2e-5 * largest)
+
+
+def test_all_of_mmdit_learns_but_its_positions_and_what_the_last_context_asks():
+    params, module = random_params(MMDIT), MMDiT(dataclasses.replace(MMDIT, attention="rows"))
+    square = jax.jit(jax.value_and_grad(lambda p: jnp.mean(module.apply({"params": p}, *inputs(MMDIT)) ** 2)))
+    value, grads = square(params)
+    assert value == pytest.approx(np.mean(run(MMDIT, params) ** 2), rel=1e-5)
+    unmoved = {path for path, leaf in flatten_dict(grads, sep="/").items() if not jnp.abs(leaf).max() > 0}
+    asked = {f"last/attention/context/{name}" for name in ("query/kernel", "query/bias", "query_norm/scale")}
+    assert unmoved == asked | {"position/bias"}
 
 
 @BOTH
