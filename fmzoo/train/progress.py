@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from fmzoo.train.locations import is_local
-from fmzoo.train.metrics_log import values_of
+from fmzoo.train.metrics_log import MetricsLog, values_of
 from fmzoo.train.tensorboard import EventFile
 
 SECONDS_A_LINE = 10  # between two lines where there is no terminal for a bar
@@ -67,6 +67,7 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("train", total=self._steps, completed=self._first, status="compiling")
         if jax.process_index() == 0 and is_local(self._folder):
+            MetricsLog(self._folder / "timing.jsonl").cut(self._first)  # steps that are taken again stand once
             self._events = EventFile(self._folder / "tensorboard", purge_step=self._first + 1)
         self._last = time.perf_counter()
         return self

@@ -91,8 +91,7 @@ def test_each_step_has_one_row_and_every_checkpoint_is_there(whole):
     assert [row["step"] for row in rows] == list(range(1, 8))
     assert set(rows[0]) == {"step", "loss", "grad_norm", "weight", "updated", "skipped"}
     assert train.complete_steps(folder / "checkpoints") == [3, 6, 7]
-    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in timing] == list(range(1, 8))
+    assert [row["step"] for row in read_rows(folder / "timing.jsonl")] == list(range(1, 8))
     assert any("tfevents" in path.name for path in (folder / "tensorboard").iterdir())
 
 
@@ -109,8 +108,11 @@ def test_rows_after_the_checkpoint_are_cut_and_written_again(whole, tmp_path):
     fit(tmp_path, steps=3)
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 4, "loss": 77.0}\n{"step": 5, "lo')
+    with open(tmp_path / "timing.jsonl", "ab") as file:
+        file.write(b'{"step": 4, "seconds": 77.0}\n{"step": 5, "sec')
     state, _ = fit(tmp_path)
     assert log(tmp_path) == log(whole[0])
+    assert [row["step"] for row in read_rows(tmp_path / "timing.jsonl")] == list(range(1, 8))
     assert bits(state) == whole[1]
 
 
