@@ -1,5 +1,7 @@
 """The decoder under every option: packing, padding, caching, scan, remat; each agreement with a planted error."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,89 +75,76 @@ def test_cached_equals_uncached(name):
     """Token by token, in chunks, and in chunks that overrun a window: all give the logits of one pass."""
     module, params = make(name)
     x = tokens(length=9)
-
-    @jax.jit
-    def in_chunks(params):
-        found = []
-        for cuts in ([0, 5, 6, 7, 9], [0, 1, 5, 9]):
-            cache, pieces = models.init_cache(module.config, 2, 10), []
-            for a, b in zip(cuts, cuts[1:], strict=False):
-                logits, cache = module.apply({"params": params}, x[:, a:b], cache=cache)
-                pieces.append(logits)
-            found.append(jnp.concatenate(pieces, 1))
-        listed = models.init_cache(module.config, 2, 10, stacked=False)
-        found.append(module.apply({"params": models.unstack(params)}, x, cache=listed)[0])
-        return module.apply({"params": params}, x), found
-
-    whole, found = in_chunks(params)
-    for logits in found:
-        assert_close(logits, whole)
+    run = jax.jit(lambda params, x, cache: module.apply({"params": params}, x, cache=cache))
+    whole = run(params, x, None)
+    for cuts in ([0, 5, 6, 7, 9], [0, 1, 6, 8, 9]):
+        cache, pieces = models.init_cache(module.config, 2, 10), []
+        for a, b in zip(cuts, cuts[1:], strict=False):
+            logits, cache = run(params, x[:, a:b], cache)
+            pieces.append(logits)
+        assert_close(jnp.concatenate(pieces, 1), whole)
+    listed = models.init_cache(module.config, 2, 10, stacked=False)
+    assert_close(run(models.unstack(params), x, listed)[0], whole)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_padding_on_either_side_changes_nothing(name):
     module, params = make(name)
     x, more = tokens(length=6), tokens(length=2, seed=1)
-
-    @jax.jit
-    def padded(params):
-        found, later = [], []
-        for left, right in ((3, 0), (0, 3)):
-            inputs = jnp.pad(x, ((0, 0), (left, right)), constant_values=7)
-            segments = jnp.pad(jnp.ones_like(x), ((0, 0), (left, right)))
-            found.append(module.apply({"params": params}, inputs, segment_ids=segments)[:, left : left + 6])
-            cache = models.init_cache(module.config, 2, 12)
-            logits, cache = module.apply({"params": params}, inputs, segment_ids=segments, cache=cache)
-            found.append(logits[:, left : left + 6])
-            later.append(module.apply({"params": params}, more, cache=cache)[0])
-        return module.apply({"params": params}, jnp.concatenate([x, more], 1)), found, later
-
-    whole, found, later = padded(params)
-    for logits in found:
-        assert_close(logits, whole[:, :6])
-    for logits in later:
-        assert_close(logits, whole[:, 6:])
+    run = jax.jit(lambda params, x, **more: module.apply({"params": params}, x, **more))
+    whole = run(params, jnp.concatenate([x, more], 1))
+    for left, right in ((3, 0), (0, 3)):
+        inputs = jnp.pad(x, ((0, 0), (left, right)), constant_values=7)
+        segments = jnp.pad(jnp.ones_like(x), ((0, 0), (left, right)))
+        assert_close(run(params, inputs, segment_ids=segments)[:, left : left + 6], whole[:, :6])
+        cache = models.init_cache(module.config, 2, 12)
+        logits, cache = run(params, inputs, segment_ids=segments, cache=cache)
+        assert_close(logits[:, left : left + 6], whole[:, :6])
+        assert_close(run(params, more, cache=cache)[0], whole[:, 6:])
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_packed_documents_are_alone(name):
     """Log-probabilities and gradients of packed documents are those of each document in a row of its own."""
     module, params = make(name)
-    sizes = (5, 3, 4)
-    documents = [tokens(1, n, seed=n) for n in sizes]
-    ids = [jnp.full((1, n), i + 1, jnp.int32) for i, n in enumerate(sizes)]
-    rows = jnp.concatenate([jnp.pad(d, ((0, 0), (0, 5 - n))) for d, n in zip(documents, sizes, strict=True)])
-    row_ids = jnp.concatenate([jnp.pad(i, ((0, 0), (0, 5 - n))) for i, n in zip(ids, sizes, strict=True)])
-    packed, packed_ids = jnp.concatenate(documents, 1), jnp.concatenate(ids, 1)
-
-    def total(params, x, segments):
-        found = jax.nn.log_softmax(module.apply({"params": params}, x, segment_ids=segments))
-        return jnp.sum(found[..., 3] * (segments > 0)), found
+    documents = [tokens(1, n, seed=n)[0] for n in (5, 3, 4)]
+    orders = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    packed = jnp.stack([jnp.concatenate([documents[i] for i in order]) for order in orders])
+    packed_ids = jnp.stack([jnp.concatenate([jnp.full_like(documents[i], i + 1) for i in order]) for order in orders])
+    rows = jnp.stack([jnp.pad(d, (0, 12 - d.size)) for d in documents])
+    row_ids = jnp.stack([jnp.pad(jnp.ones_like(d), (0, 12 - d.size)) for d in documents])
 
     @jax.jit
-    def both(params):
-        run = jax.value_and_grad(total, has_aux=True)
-        leaking = jax.nn.log_softmax(module.apply({"params": params}, packed))
-        return run(params, packed, packed_ids), run(params, rows, row_ids), leaking
+    def run(params, x, segments):
+        def total(params):
+            found = jax.nn.log_softmax(module.apply({"params": params}, x, segment_ids=segments))
+            return jnp.sum(found[..., 3] * (segments > 0)), found
 
-    ((_, together), grads), ((_, alone), alone_grads), leaking = both(params)
-    assert_close(together[0], jnp.concatenate([alone[i, :n] for i, n in enumerate(sizes)]))
-    jax.tree.map(assert_close, grads, alone_grads)
+        grads, found = jax.grad(total, has_aux=True)(params)
+        return found, grads
+
+    (together, grads), (alone, alone_grads) = run(params, packed, packed_ids), run(params, rows, row_ids)
+    for row, order in enumerate(orders):
+        assert_close(together[row], jnp.concatenate([alone[i, : documents[i].size] for i in order]))
+    jax.tree.map(lambda a, b: assert_close(a, 3 * b), grads, alone_grads)
+    leaking, _ = run(params, packed, jnp.ones_like(packed))
     if module.config.attention.window is None:  # a planted leak is seen; in a short window there may be none to see
-        assert np.abs(leaking - together)[:, sizes[0] :].max() > 1e-3
+        assert np.abs(leaking - together)[0, 5:].max() > 1e-3
+
+
+@functools.cache
+def dropped_out(name, **more):
+    """A loss and its gradient with dropout on."""
+    x, keys = tokens(), jax.random.split(jax.random.key(1), 2)
+    module, params = make(name, dropout=0.3, attention__dropout=0.2, **more)
+    loss = lambda p: jnp.sum(jax.nn.log_softmax(module.apply({"params": p}, x, dropout_keys=keys))[..., 0])  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 @pytest.mark.parametrize("name", ["plain", "local rope, prefix and tail", "alibi"])
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
 def test_scan_unrolled_and_remat_agree(name, remat):
-    x, keys = tokens(), jax.random.split(jax.random.key(1), 2)
-
-    def run(**more):
-        module, params = make(name, dropout=0.3, attention__dropout=0.2, **more)
-        loss = lambda p: jnp.sum(jax.nn.log_softmax(module.apply({"params": p}, x, dropout_keys=keys))[..., 0])  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss))(params)
-
-    (value, grads), (other, other_grads) = run(), run(layers="unrolled", remat=remat)
+    (value, grads), (other, other_grads) = dropped_out(name), dropped_out(name, layers="unrolled", remat=remat)
     assert_close(value, other)
     jax.tree.map(assert_close, grads, other_grads)
 
