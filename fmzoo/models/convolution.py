@@ -49,13 +49,35 @@ class Convolution(nn.Module):
         Raises:
           InputError: the kernel is a node, which only a dense projection can be.
         """
-        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        kernel = read(self, "kernel", init, (self.size, self.size, x.shape[-1], self.features))
-        if isinstance(kernel, Node):
-            path = "/".join((*self.path, "kernel"))
-            raise InputError(f"parameter {path} is a {type(kernel).__name__}; a convolution's kernel must be an array")
-        bias = read(self, "bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = read_convolution(self, (self.size, self.size, x.shape[-1], self.features), self.init_scale)
         return convolve(x, kernel, self.stride, self.padding) + bias.astype(x.dtype)
+
+
+class UpsampledConvolution(nn.Module):
+    """A 3x3 convolution of the image with each pixel repeated in a square of four; parameters as in `Convolution`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array, size: tuple[int, int]) -> Array:
+        """``x [B, H, W, C]`` to ``[B, *size, F]``; the size as in `upsample`."""
+        kernel, bias = read_convolution(self, (3, 3, x.shape[-1], self.features), 1.0)
+        doubled = size == (2 * x.shape[1], 2 * x.shape[2])
+        y = convolve_upsampled(x, kernel) if doubled else convolve(upsample(x, size), kernel)
+        return y + bias.astype(x.dtype)
+
+
+def read_convolution(module: nn.Module, shape: tuple[int, ...], init_scale: float) -> tuple[Array, Array]:
+    """The parameters ``kernel`` and ``bias`` of a module, made if they are not there.
+
+    Raises:
+      InputError: the kernel is a node.
+    """
+    kernel = read(module, "kernel", nn.initializers.variance_scaling(init_scale, "fan_in", "normal"), shape)
+    if isinstance(kernel, Node):
+        path = "/".join((*module.path, "kernel"))
+        raise InputError(f"parameter {path} is a {type(kernel).__name__}; a convolution's kernel must be an array")
+    return kernel, read(module, "bias", nn.initializers.zeros, shape[-1:])
 
 
 def upsample(x: Array, size: tuple[int, int] | None = None) -> Array:
@@ -70,3 +92,26 @@ def upsample(x: Array, size: tuple[int, int] | None = None) -> Array:
     tall = jnp.broadcast_to(x[:, :, None, :, None], (batch, rows, 2, columns, 2, channels))
     y = tall.reshape(batch, 2 * rows, 2 * columns, channels)
     return y if size is None else y[:, : size[0], : size[1]]
+
+
+def convolve_upsampled(x: Array, kernel: Array) -> Array:
+    """``convolve(upsample(x), kernel)`` for a 3x3 kernel, in 4/9 of the multiplications.
+
+    Of three neighbouring rows at twice the resolution two hold the same pixels, so each of the four positions within a
+    repeated pixel sees a square of four, by a 2x2 kernel of sums (the sub-pixel view of arXiv 1609.05158).
+    """
+    batch, rows, columns, _ = x.shape
+    first, last = _paired(kernel, 0)
+    quarters = [quarter for half in (first, last) for quarter in _paired(half, 1)]
+    y = convolve(x, jnp.concatenate(quarters, axis=-1), padding=((1, 1), (1, 1)))  # [B, H + 1, W + 1, 4 F]
+    parts = [
+        part[:, i // 2 : i // 2 + rows, i % 2 : i % 2 + columns] for i, part in enumerate(jnp.split(y, 4, axis=-1))
+    ]
+    squares = jnp.stack(parts, axis=3).reshape(batch, rows, columns, 2, 2, -1)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * rows, 2 * columns, -1)
+
+
+def _paired(kernel: Array, axis: int) -> tuple[Array, Array]:
+    """A kernel's three taps along an axis summed to two: for the earlier and the later copy of a pixel."""
+    before, here, after = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([before, here + after], axis), jnp.concatenate([before + here, after], axis)

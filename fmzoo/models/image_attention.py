@@ -56,16 +56,13 @@ def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
 
 def _backward(kept: tuple, grads: Array) -> tuple[Array, Array, Array]:
     q, k, v, out, log_total = kept
-    wide = log_total.dtype
-    weights = jnp.exp(jnp.matmul(k, q.T, preferred_element_type=wide) - log_total)  # [S, T]
+    wide, apart = log_total.dtype, jax.lax.optimization_barrier  # else a transpose is folded into the product
+    weights = apart(jnp.exp(jnp.matmul(k, q.T, preferred_element_type=wide) - log_total))  # [S, T]
     along = jnp.sum(grads.astype(wide) * out.astype(wide), axis=-1)
     change = weights * (jnp.matmul(v, grads.T, preferred_element_type=wide) - along)
-    change = change.astype(q.dtype)
-    return (
-        jnp.matmul(k.T, change).T,
-        jnp.matmul(change, q),
-        jnp.matmul(weights.astype(grads.dtype), grads),
-    )
+    change = apart(change.astype(q.dtype))
+    to_q = apart(jnp.matmul(apart(k.T), change)).T
+    return to_q, jnp.matmul(change, q), jnp.matmul(weights.astype(grads.dtype), grads)
 
 
 attend_head.defvjp(_forward, _backward)

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from fmzoo.errors import InputError, require
 from fmzoo.models.activations import ACTIVATIONS
-from fmzoo.models.convolution import Convolution, upsample
+from fmzoo.models.convolution import Convolution, UpsampledConvolution
 from fmzoo.models.dropout import fold
 from fmzoo.models.norms import GroupNorm
 from fmzoo.models.projection import read
@@ -85,7 +85,7 @@ class UpLevel(nn.Module):
             if c.up[i]:
                 x = transformer(c, i, c.up[i], f"transformer_{j}")(x, context)
         if i > 0:
-            x = Convolution(c.channels[i], name="upsample")(upsample(x, skips[-1].shape[1:3]))
+            x = UpsampledConvolution(c.channels[i], name="upsample")(x, skips[-1].shape[1:3])
         return x
 
 

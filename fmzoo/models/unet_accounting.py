@@ -41,7 +41,7 @@ def unet_flops(config: UNetConfig, height: int, width: int, tokens: int, *, trai
 
     A kernel counts once for each place where it is applied: a pixel of its level, a token for the context's keys and
     values, one image for the embeddings of time. The backward pass takes twice the forward; without ``training`` it is
-    the forward pass. Recomputation by remat is not counted.
+    the forward pass. What remat computes again and what `convolve_upsampled` saves are not counted.
 
     Args:
       config: of the network.
