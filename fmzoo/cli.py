@@ -87,10 +87,10 @@ class Generate:
         start_computing()
         import jax
 
-        from fmzoo import generate, load
+        from fmzoo import generate
 
         sampling = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
-        for piece in generate.stream(load(self.source), self.prompt, jax.random.key(self.seed), **sampling):
+        for piece in generate.stream(load_text(self.source), self.prompt, jax.random.key(self.seed), **sampling):
             print(piece, end="", flush=True)
         print()
 
@@ -107,11 +107,11 @@ class Eval:
     def run(self) -> None:
         """Measures and prints."""
         start_computing()
-        from fmzoo import data, evals, load
+        from fmzoo import data, evals
 
         split = self.split or next((s for s in ("test", "validation") if s in data.splits(self.data)), "all")
         documents = data.source(self.data, split, self.field)
-        found = evals.perplexity(load(self.source), documents)
+        found = evals.perplexity(load_text(self.source), documents)
         print(
             f"{self.data}, split {split}: {len(documents):,} documents, {found.bytes:,} bytes, {found.tokens:,} tokens"
         )
@@ -269,6 +269,20 @@ def report_run(config: Any, workdir: str) -> None:
         print(f"{workdir} is finished: all {config.steps:,} steps are taken; a larger --steps goes on")
     else:
         print(f"{workdir} is finished; see {os.path.join(workdir, 'report.md')}")
+
+
+def load_text(source: str) -> Any:
+    """Loads a model of text.
+
+    Raises:
+      InputError: it is one of images.
+    """
+    from fmzoo import load, models
+
+    pretrained = load(source)
+    if not isinstance(pretrained.config, models.DecoderConfig):
+        raise InputError(f"source {source} is a model of images; one of text is needed (fmzoo draw is for images)")
+    return pretrained
 
 
 def start_computing() -> None:

@@ -13,7 +13,7 @@ from fmzoo import text
 from fmzoo.diffusion import Process
 from fmzoo.errors import InputError
 from fmzoo.interop.config_json import from_json
-from fmzoo.models import Pretrained
+from fmzoo.models import Pretrained, init_lora, merge
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
 from fmzoo.models.denoiser import make_denoiser
@@ -23,7 +23,7 @@ from fmzoo.models.unet_config import UNetConfig
 
 Array = jax.Array
 ENCODER = "text_encoder"  # the component's name
-STAGES = ("pretrain_images",)  # whose run folders hold image models
+PRETRAIN, FINETUNE = "pretrain_images", "finetune_images"  # stages whose run folders hold image models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,29 @@ def load_image_run(folder: epath.Path, values: Any, dtype: str, average: bool) -
     system = config.system
     tokenizer = tokenizer_of(config, text.load_tokenizer(folder / "tokenizer")) if config.encoder else None
     return Pretrained(make_denoiser(config.denoiser), params, system, tokenizer)
+
+
+def load_adapted_run(folder: epath.Path, values: Any, base: Pretrained, average: bool) -> Pretrained:
+    """The newest adapters of a fine-tuning run, merged into the system that they were trained on.
+
+    Args:
+      folder: of the run.
+      values: of ``config.json`` there.
+      base: what its ``source`` gives.
+      average: take the moving average.
+
+    Raises:
+      InputError: the config or the checkpoint is damaged, or they do not fit each other.
+    """
+    from fmzoo.train import checkpoints
+
+    rank, alpha, targets = (values.get(name) for name in ("rank", "alpha", "targets"))
+    if not (isinstance(rank, int) and isinstance(alpha, int | float) and isinstance(targets, str) and rank > 0):
+        raise InputError(f"{folder / 'config.json'} has rank {rank!r} and alpha {alpha!r}; numbers above 0 are needed")
+    adapters, step = checkpoints.load_params(folder / "checkpoints", average=average)
+    needed = jax.eval_shape(lambda: init_lora(jax.random.key(0), base.params, rank, targets))
+    check_shapes(adapters, needed, folder / f"checkpoints/{step}")
+    return dataclasses.replace(base, params=merge(base.params, jax.tree.map(jnp.asarray, adapters), alpha / rank))
 
 
 def autoencoder_like(config: AutoencoderConfig) -> Any:

@@ -6,7 +6,7 @@ from etils import epath
 
 from fmzoo import models, train, zoo
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import config_json, huggingface
+from fmzoo.interop import config_json, huggingface, image_runs
 from fmzoo.pretrained import is_run
 from fmzoo.text.files import read_json
 
@@ -66,8 +66,10 @@ def read_config(source: epath.PathLike) -> tuple[str, models.DecoderConfig]:
     """
     path = train.locate(source)
     if is_run(path):
-        values = read_json(path / "config.json").get("model")
-        return "run", config_json.from_json(models.DecoderConfig, values, "model")
+        values = read_json(path / "config.json")
+        if values.get("stage") in (image_runs.PRETRAIN, image_runs.FINETUNE):
+            raise InputError(f"source {path} is a run of images, which its report.md describes; one of text is needed")
+        return "run", config_json.from_json(models.DecoderConfig, values.get("model"), "model")
     if (path / "config.json").exists():
         family, config = huggingface.read_config(read_json(path / "config.json"), str(path / "config.json"))
         return f"{family.model_type}, in the format of transformers", config

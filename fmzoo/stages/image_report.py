@@ -15,26 +15,30 @@ from fmzoo.stages.picture_grid import grid, table, write_png, zoom_for
 from fmzoo.stages.plots import plot_loss
 
 SAMPLES, EACH = 8, 4  # prompts in the grid, and pictures of each
+TITLES = {"pretrain_images": "Pretraining", "finetune_images": "Fine-tuning"}
 
 
-def write_image_report(config: Any, workdir: epath.Path, pretrained: Pretrained) -> None:
+def report_images(config: Any, workdir: epath.Path, pretrained: Pretrained, prompts: Sequence[Any]) -> None:
     """Writes ``report.md``, ``loss.png`` and ``samples.png`` into a finished run's folder.
 
-    With several hosts the parameters are nowhere whole, so the report has the curve alone.
+    Args:
+      config: of the stage.
+      workdir: of the run.
+      pretrained: what is drawn with; without parameters, which several hosts have nowhere whole, nothing is.
+      prompts: a row of the samples each.
     """
     rows = train.read_rows(workdir / "metrics.jsonl")
     plot_loss(rows, workdir / "loss.png", unit="squared error, weighted")
     tail = [row["mse"] for row in rows[-max(len(rows) // 20, 1) :] if not isinstance(row["mse"], str)]
     figures = [
         ("parameters", f"{count(pretrained.params):,}" if pretrained.params else "on several hosts"),
-        ("pictures", f"{config.model.size} x {config.model.size}, {config.model.channels} channels"),
-        ("steps", f"{config.steps:,} of {config.batch_size} pictures"),
+        ("pictures", f"{config.batch_size} in a step, of {config.data}"),
+        ("steps", f"{config.steps:,}"),
         (f"squared error of the prediction, mean of the last {len(tail)} steps", f"{np.mean(tail):.4f}"),
         ("updates skipped", sum(bool(row.get("skipped")) for row in rows)),
     ]
-    lines = [f"# Pretraining on {config.data}", "", *table(figures), "", "![loss by step](loss.png)", ""]
+    lines = [f"# {TITLES[config.stage]} on {config.data}", "", *table(figures), "", "![loss by step](loss.png)", ""]
     if pretrained.params is not None:
-        prompts = some_prompts(config, pretrained)
         write_samples(workdir / "samples.png", pretrained, prompts, config.seed)
         named = "; ".join(map(str, prompts))
         lines += [f"Guided samples, {EACH} in a row, of: {named}.", "", "![samples](samples.png)", ""]
@@ -46,7 +50,7 @@ def count(params: Any) -> int:
     return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
 
 
-def some_prompts(config: Any, pretrained: Pretrained, limit: int = SAMPLES) -> list[Any]:
+def training_prompts(config: Any, pretrained: Pretrained, limit: int = SAMPLES) -> list[Any]:
     """Captions of the training set spread over it, the first classes, or nothing to say."""
     if not pretrained.config.encoders:
         known = "label" in needed_conditions(pretrained.config.denoiser)

@@ -18,7 +18,7 @@ from fmzoo.models import Pretrained
 from fmzoo.models.autoencoder import AutoencoderKL, to_latents
 from fmzoo.models.clip_text import ClipTextConfig
 from fmzoo.models.denoiser import class_count, denoise, make_denoiser, needed_conditions
-from fmzoo.models.text_to_image import encode_prompts
+from fmzoo.models.text_to_image import TextToImageConfig, encode_prompts
 from fmzoo.models.unet_config import UNetConfig
 from fmzoo.stages.run_folder import check_workdir, is_finished, nothing_left, open_workdir
 
@@ -136,7 +136,7 @@ def prepare(config: PretrainImagesConfig, tokenizer: text.Tokenizer | None = Non
         tokenizer = make_tokenizer(config, pictures)
     prompts = tokenizer_of(config.model, tokenizer)
     frozen = read_autoencoder(config)
-    batches = make_batches(config, pictures, prompts)
+    batches = make_image_batches(config, config.model.system, pictures, prompts)
     optimizer = train.make_optimizer(config.optimizer, config.steps)
     step, state = make_step(config, prompts, optimizer), init(config, optimizer, mesh)
     module = make_denoiser(config.model.denoiser)
@@ -182,60 +182,74 @@ def read_autoencoder(config: PretrainImagesConfig) -> dict[str, Any]:
     return {"autoencoder": source.params["autoencoder"]}
 
 
-def make_batches(
-    config: PretrainImagesConfig, pictures: Sequence[data.Picture], prompts: text.PromptTokenizer | None
+def make_image_batches(
+    config: Any, system: TextToImageConfig, pictures: Sequence[data.Picture], prompts: text.PromptTokenizer | None
 ) -> data.ImageIterator:
-    """This process's rows of pictures, with what the denoiser is told of each."""
-    mine, model = config.batch_size // jax.process_count(), config.model
-    factor = 1 if model.autoencoder is None else model.autoencoder.factor
-    framing = data.Framing(model.size, model.size, model.channels, config.crop, config.flip, factor)
+    """This process's rows of pictures, with what the denoiser is told of each.
+
+    Args:
+      config: of a stage, with ``batch_size``, ``crop``, ``flip``, ``data_seed`` and ``workers``.
+      system: that is trained.
+      pictures: what `fmzoo.data.images` gives.
+      prompts: the tokenizer of captions.
+    """
+    mine, coder = config.batch_size // jax.process_count(), system.autoencoder
+    factor, channels = (1, system.denoiser.in_channels) if coder is None else (coder.factor, coder.image_channels)
+    side = system.denoiser.sample_size * factor
     fields = ["caption"] if prompts is not None else []
-    fields += [name for name in ("label", "time_ids") if name in needed_conditions(model.denoiser)]
+    fields += [name for name in ("label", "time_ids") if name in needed_conditions(system.denoiser)]
     return data.ImageIterator(
-        pictures, framing, batch_size=config.batch_size,
-        rows=range(mine * jax.process_index(), mine * (jax.process_index() + 1)), seed=config.data_seed, fields=fields,
-        tokenize=None if prompts is None else functools.partial(_tokenize, prompts), workers=config.workers,
-    )  # fmt: skip
+        pictures,
+        data.Framing(side, side, channels, config.crop, config.flip, factor),
+        batch_size=config.batch_size,
+        rows=range(mine * jax.process_index(), mine * (jax.process_index() + 1)),
+        seed=config.data_seed,
+        fields=fields,
+        tokenize=None if prompts is None else functools.partial(_tokenize, prompts),
+        workers=config.workers,
+    )
 
 
 def _tokenize(prompts: text.PromptTokenizer, caption: str) -> dict[str, np.ndarray]:
     return {name: rows[0] for name, rows in prompts.encode([caption]).items()}
 
 
-def make_objective(model: ImageModelConfig, prompts: text.PromptTokenizer | None, **options: Any) -> Any:
-    """The denoising loss of a model on batches of `make_batches`.
+def make_objective(
+    system: TextToImageConfig, prompts: text.PromptTokenizer | None, **options: Any
+) -> objectives.ObjectiveFn:
+    """The denoising loss of a system on batches of `make_image_batches`; what is trained is what the state holds.
 
     Args:
-      model: its config.
+      system: its config.
       prompts: the tokenizer of captions.
       **options: of `fmzoo.objectives.denoising`.
     """
-    module, system = make_denoiser(model.denoiser), model.system
+    module, needed = make_denoiser(system.denoiser), needed_conditions(system.denoiser)
     empty: dict[str, Any] = {} if prompts is None else _tokenize(prompts, "")
-    if "label" in needed_conditions(model.denoiser):
-        empty["label"] = class_count(model.denoiser)
+    if "label" in needed:
+        empty["label"] = class_count(system.denoiser)
 
     def say(parts: Any, x: jax.Array, t: jax.Array, conditions: Any, keys: jax.Array) -> jax.Array:
         return denoise(module, parts["denoiser"], x, t, conditions, keys)
 
     def condition(parts: Any, batch: Any) -> dict[str, jax.Array]:
-        told = {name: batch[name] for name in ("label", "time_ids") if name in batch}
+        told = {name: batch[name] for name in ("label", "time_ids") if name in needed}
         rows = {name: batch[name] for name in system.encoders}
         return told | encode_prompts(system, parts, rows) if rows else told
 
     def latents(parts: Any, image: jax.Array, keys: jax.Array) -> jax.Array:
-        coder = AutoencoderKL(model.autoencoder)
+        coder = AutoencoderKL(system.autoencoder)
         moments = coder.apply({"params": parts["autoencoder"]}, image, method="encode")
-        return to_latents(model.autoencoder, *moments, keys)
+        return to_latents(system.autoencoder, *moments, keys)
 
-    encoded = None if model.autoencoder is None else latents
-    return objectives.denoising(say, model.process, condition=condition, to_latents=encoded, empty=empty, **options)
+    encoded = None if system.autoencoder is None else latents
+    return objectives.denoising(say, system.process, condition=condition, to_latents=encoded, empty=empty, **options)
 
 
 def make_step(config: PretrainImagesConfig, prompts: text.PromptTokenizer | None, optimizer: Any) -> train.Step:
     """The step of this stage, not compiled: gradient, update, skipping, and a moving average if there is one."""
     objective = make_objective(
-        config.model, prompts, dropout=config.dropout, density=config.density, weighting=config.weighting,
+        config.model.system, prompts, dropout=config.dropout, density=config.density, weighting=config.weighting,
         offset_noise=config.offset_noise,
     )  # fmt: skip
     step = train.update(train.gradients(objective, microbatches=config.microbatches), optimizer)
@@ -280,9 +294,10 @@ def pretrain_images(config: PretrainImagesConfig, workdir: epath.PathLike) -> bo
             run.step, run.state, run.frozen, run.batches, config.fit, workdir, merge=data.merge_states
         )
     if finished and jax.process_index() == 0:
-        from fmzoo.stages.image_report import write_image_report
+        from fmzoo.stages.image_report import report_images, training_prompts
 
         trained = jax.device_get(train.average_params(state)) if jax.process_count() == 1 else None
         params = trained and {**trained, **run.frozen}
-        write_image_report(config, workdir, Pretrained(run.module, params, config.model.system, run.tokenizer))
+        pretrained = Pretrained(run.module, params, config.model.system, run.tokenizer)
+        report_images(config, workdir, pretrained, training_prompts(config, pretrained))
     return finished

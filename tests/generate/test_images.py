@@ -85,8 +85,12 @@ def test_a_picture_does_not_depend_on_its_batch(classes):
 
 
 def test_a_mesh_draws_the_same(classes):
-    prompts = [0, 1, 2, 3] * 2
-    assert near(take(classes, prompts, mesh=parallel.mesh("data=4,fsdp=2")), take(classes, prompts))
+    prompts, seen = [0, 1, 2, 3] * 2, []
+    mesh = parallel.mesh("data=4,fsdp=2")
+    spread = take(classes, prompts, mesh=mesh, on_preview=lambda done, total, pictures: seen.append((done, pictures)))
+    assert near(spread, take(classes, prompts))
+    assert [done for done, _ in seen] == [1, 2, 3]
+    assert near(seen[-1][1], spread)
     with pytest.raises(InputError, match="8 devices"):
         take(classes, prompts[:3], mesh=parallel.mesh("data=4,fsdp=2"))
 
@@ -136,12 +140,13 @@ def test_less_strength_stays_nearer(classes):
 
 
 def test_text_leads_and_a_negative_leads_away(words):
-    plain = take(words, ["a red dot", "a red dot"], example_ids=[1, 1])
+    plain = take(words, ["a red dot", "a red dot"], example_ids=[1, 1], guidance_scale=40.0)
     np.testing.assert_array_equal(plain[0], plain[1])
-    other = take(words, ["a red dot", "nothing"], example_ids=[1, 1], negative=["", "a red dot"])
+    away = {"negative": ["", "a red dot"], "guidance_scale": 40.0}
+    other = take(words, ["a red dot", "nothing"], example_ids=[1, 1], **away)
     assert other.shape == (2, 8, 8, 3)
     assert near(other[0], plain[0])
-    assert not near(other[0], other[1], 2)
+    assert not near(other[0], other[1], 5)
     assert take(words, ["x"], size=(12, 16)).shape == (1, 12, 16, 3)
     assert take(words, ["x"], image=np.zeros((8, 8, 3), np.uint8), mask=np.ones((8, 8))).shape == (1, 8, 8, 3)
 

@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import fmzoo
@@ -20,6 +22,7 @@ from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.models.unet_config import UNetConfig
 from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, image_tour, pretrain_images
+from fmzoo.stages.finetune_images import FinetuneImagesConfig, finetune_images
 from fmzoo.stages.images import COSINE, make_objective, prepare
 from fmzoo.stages.picture_grid import grid
 from tests.command import fmzoo as command
@@ -148,6 +151,13 @@ def test_the_command_refuses_what_does_not_fit(run, tmp_path, change, sentence, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("line", [("generate", "--prompt", "a"), ("eval", "--data", "classics"), ("info",)])
+def test_commands_of_text_refuse_a_model_of_images(run, line):
+    ended = command(line[0], run, *line[1:])
+    assert ended.status == 2
+    assert "of images" in ended.err
+
+
 def test_the_command_pretrains_by_a_preset(tmp_path):
     small = ("--model.denoiser.channels", "8", "8", "--model.denoiser.groups", "4", "--steps", "1", "--quiet")
     ended = command("pretrain", "digits", "--workdir", tmp_path / "run", *small, "--batch-size", "8")
@@ -172,7 +182,7 @@ def test_captions_that_are_dropped_are_the_empty_one():
     empty = run.tokenizer.encode([""])["text_encoder"][0]
     batch = next(run.batches)
     assert batch["text_encoder"].shape == (8, 20)
-    objective = make_objective(CONFIG.model, run.tokenizer, dropout=0.999999)
+    objective = make_objective(CONFIG.model.system, run.tokenizer, dropout=0.999999)
     told = {**batch, "text_encoder": np.tile(empty, (8, 1))}
     losses = [objective(run.state.params, {}, b, jax.random.key(0))[0]["loss"].total for b in (batch, told)]
     assert float(losses[0]) == float(losses[1])
@@ -193,6 +203,24 @@ def test_classes_are_learned_without_words(tmp_path):
     assert pretrain_images(dataclasses.replace(CONFIG, model=model, steps=1), tmp_path / "run")
     pretrained = fmzoo.load(tmp_path / "run")
     assert pretrained.tokenizer is None
+
+
+def test_a_few_pictures_of_one_thing_move_the_adapters_alone(run, tmp_path):
+    config = FinetuneImagesConfig(
+        source=str(run), data="digits", prompt="the digit sks", class_prompt="the digit one", class_count=2, rank=2,
+        batch_size=2, steps=3, checkpoint_every=2, quiet=True,
+    )  # fmt: skip
+    assert finetune_images(dataclasses.replace(config, steps=2), tmp_path / "tuned")
+    assert finetune_images(config, tmp_path / "tuned")
+    assert finetune_images(config, tmp_path / "whole")
+    rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("tuned", "whole")]
+    assert rows[0] == rows[1]
+    assert {"loss", "prior", "mse"} <= train.read_rows(tmp_path / "tuned" / "metrics.jsonl")[0].keys()
+    base, tuned = (flatten_dict(fmzoo.load(path).params, sep="/") for path in (run, tmp_path / "tuned"))
+    moved = {path for path in base if not np.array_equal(base[path], tuned[path])}
+    assert moved
+    assert all(re.search(config.targets, path) for path in moved)
+    assert "# Fine-tuning on digits" in (tmp_path / "tuned" / "report.md").read_text()
 
 
 def test_grids_are_in_reading_order():
