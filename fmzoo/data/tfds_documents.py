@@ -112,14 +112,14 @@ def prepared(name: str) -> Any:
         raise InputError(f"data set {name!r} is not known to TFDS; {nearest(_plain(name), known_names())}")
     builders = [_builder(name, folder) for folder in data_dirs()]
     for builder in builders:
-        if builder.isprepared():
+        if builder.is_prepared():
             return builder
     epath.Path(data_dirs()[0]).mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where progress belongs
             builders[0].download_and_prepare()
     except Exception as error:  # noqa: BLE001 - whatever a data set's own code raises
-        if not builders[0].isprepared():  # else another process was faster
+        if not builders[0].is_prepared():  # else another process was faster
             raise InputError(f"data set {name} cannot be prepared ({_first_line(error)[:150]})") from None
     return builders[0]
 
