@@ -36,16 +36,19 @@ class ObjectiveFn(Protocol):
 
 
 class Objective(NamedTuple):
-    """An objective that needs something of the whole batch first, such as KTO's reference point.
+    """An objective that needs something of the whole batch, such as KTO's reference point, which is prepared first.
 
     Attributes:
       terms: the objective; it is given ``statistics``.
       prepare: ``(params, frozen, batch, rng) -> {name: Mean}``: summed over everything, divided, and passed to
         ``terms`` without gradient.
+      coupled: the loss of a row depends on the other rows as no statistic can say, such as by in-batch contrast:
+        no parts of a batch have sums that give the whole, so splitting it is refused.
     """
 
     terms: ObjectiveFn
     prepare: Callable[[Any, dict[str, Any], Batch, Array], Terms] | None = None
+    coupled: bool = False
 
     def __call__(self, params: Any, frozen: dict[str, Any], batch: Batch, rng: Array, statistics: Any = None) -> Any:
         """Calls ``terms``."""

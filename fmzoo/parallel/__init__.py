@@ -1,6 +1,6 @@
 """Many devices: meshes, axis rules, and three ways to compile the same step."""
 
-from fmzoo.parallel.compile import compile, pmap, shard, total  # noqa: A004
+from fmzoo.parallel.compile import compile, pmap, shard, sharing, total  # noqa: A004
 from fmzoo.parallel.mesh import check_rows, constrain_rows, mesh, parse_mesh, place_batch
 from fmzoo.parallel.processes import from_first, gather_json
 from fmzoo.parallel.rules import Rules, path_of, place, specs, state_shardings
@@ -19,6 +19,7 @@ __all__ = [
     "place_batch",
     "pmap",
     "shard",
+    "sharing",
     "specs",
     "state_shardings",
     "total",

@@ -18,11 +18,20 @@ AXIS = "batch"  # the axis that explicit collectives sum over
 
 def total(tree: Any) -> Any:
     """Sums a tree over the devices of `shard` or `pmap`; elsewhere there is nothing to sum and it is as it was."""
+    return jax.lax.psum(tree, AXIS) if _bound() else tree
+
+
+def sharing() -> int:
+    """How many devices share the rows of a batch under `shard` or `pmap`, each seeing its own alone; elsewhere 1."""
+    return jax.lax.axis_size(AXIS) if _bound() else 1
+
+
+def _bound() -> bool:
     try:
         jax.lax.axis_size(AXIS)
     except NameError:
-        return tree
-    return jax.lax.psum(tree, AXIS)
+        return False
+    return True
 
 
 def compile(step: Step, mesh: Mesh, rules: Rules | None = None, *, donate: bool = True) -> Step:  # noqa: A001

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fmzoo.errors import InputError, nearest
 from fmzoo.objectives.contract import Batch, Mean, Objective, ObjectiveFn, Terms, divide
-from fmzoo.parallel import check_rows, constrain_rows, total
+from fmzoo.parallel import check_rows, constrain_rows, sharing, total
 
 Array = jax.Array
 Summation = Callable[[Callable[[Batch], Any], Batch], Any]  # (f, batch) -> the sum of f over the batch's parts
@@ -76,13 +76,19 @@ def gradients(
 
     Returns:
       ``(params, frozen, batch, rng) -> Gradients``.
+
+    Raises:
+      InputError: the objective is coupled and the batch would be split, here into microbatches or, when it is called,
+        over the devices of `shard` or `pmap`.
     """
+    _check_whole(objective, microbatches, "microbatches")
     parts = accumulate(microbatches)
 
     def summed(f: Callable[[Batch], Any], batch: Batch) -> Any:
         return total(parts(f, batch))
 
     def compute(params: Any, frozen: dict[str, Any], batch: Batch, rng: Array) -> Gradients:
+        _check_whole(objective, sharing(), "devices of shard or pmap")
         statistics = prepare(objective, params, frozen, batch, rng, summed)
         weights = summed(lambda b: _weights(objective(params, frozen, b, rng, statistics)[0]), batch)
 
@@ -108,6 +114,11 @@ def prepare(
         return None
     means = summed(lambda b: objective.prepare(params, frozen, b, rng), batch)
     return {name: jax.lax.stop_gradient(divide(mean)) for name, mean in means.items()}
+
+
+def _check_whole(objective: ObjectiveFn, parts: int, what: str) -> None:
+    if parts > 1 and isinstance(objective, Objective) and objective.coupled:
+        raise InputError(f"batch is split over {parts} {what}, and the objective couples its rows; 1 is needed")
 
 
 def combine(terms: Terms, coefficients: Mapping[str, float] | None = None) -> Array:
