@@ -101,12 +101,10 @@ def convolve_upsampled(x: Array, kernel: Array) -> Array:
     repeated pixel sees a square of four, by a 2x2 kernel of sums (the sub-pixel view of arXiv 1609.05158).
     """
     batch, rows, columns, _ = x.shape
-    first, last = _paired(kernel, 0)
-    quarters = [quarter for half in (first, last) for quarter in _paired(half, 1)]
-    y = convolve(x, jnp.concatenate(quarters, axis=-1), padding=((1, 1), (1, 1)))  # [B, H + 1, W + 1, 4 F]
-    parts = [
-        part[:, i // 2 : i // 2 + rows, i % 2 : i % 2 + columns] for i, part in enumerate(jnp.split(y, 4, axis=-1))
-    ]
+    parts = []
+    for i, half in enumerate(_paired(kernel, 0)):
+        for j, quarter in enumerate(_paired(half, 1)):
+            parts.append(convolve(x, quarter, padding=((1 - i, i), (1 - j, j))))
     squares = jnp.stack(parts, axis=3).reshape(batch, rows, columns, 2, 2, -1)
     return squares.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * rows, 2 * columns, -1)
 
