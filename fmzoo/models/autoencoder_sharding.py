@@ -1,6 +1,6 @@
 """How the autoencoder and its discriminator are split: FSDP over the channels that a convolution gives."""
 
-from fmzoo.models.sharding import _with_low_rank as low_rank_rows
+from fmzoo.models.sharding import low_rank_rows
 from fmzoo.parallel import Rules
 
 _NAMES = {"channels": "fsdp", "image": None, "norm": None, "rank": None}

@@ -1,6 +1,6 @@
 """How DiT and MMDiT are split: FSDP over the width of a token, tensor parallelism over heads and hidden widths."""
 
-from fmzoo.models.sharding import _with_low_rank as low_rank_rows
+from fmzoo.models.sharding import low_rank_rows
 from fmzoo.parallel import Rules
 
 _NAMES = {

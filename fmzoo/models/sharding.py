@@ -28,7 +28,7 @@ _BLOCK = (
 )
 
 
-def _with_low_rank(rows: tuple) -> list:
+def low_rank_rows(rows: tuple) -> list:
     """Each kernel's row, then the rows of a LoRA pair in its place: A keeps the input axis, B the output axis."""
     out = []
     for pattern, axes in rows:
@@ -46,7 +46,7 @@ def _with_low_rank(rows: tuple) -> list:
 def _table() -> tuple:
     rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("head", ("embed", "vocab"))]
     rows += [("final_norm/(scale|bias)", ("norm",))]
-    for pattern, axes in _with_low_rank(_BLOCK):
+    for pattern, axes in low_rank_rows(_BLOCK):
         rows.append((rf"((prefix|tail)/\d+|period/\d+/\d+)/{pattern}", axes))
         rows.append((rf"period/\d+/{pattern}", ("layers", *axes)))
     return tuple(rows)
@@ -58,8 +58,8 @@ DECODER_RULES = Rules(_table(), _NAMES)
 def stacked_rules(*own: tuple[str, tuple[str | None, ...]]) -> Rules:
     """Rules of an encoder: blocks of the decoder's kind stacked under ``layers``, embeddings, and rows of its own."""
     rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("final_norm/(scale|bias)", ("norm",))]
-    rows += [(f"layers/{pattern}", ("layers", *axes)) for pattern, axes in _with_low_rank(_BLOCK)]
-    return Rules((*rows, *_with_low_rank(own)), _NAMES)
+    rows += [(f"layers/{pattern}", ("layers", *axes)) for pattern, axes in low_rank_rows(_BLOCK)]
+    return Rules((*rows, *low_rank_rows(own)), _NAMES)
 
 
 def check_mesh(config: DecoderConfig, tensor: int) -> None:

@@ -1,6 +1,6 @@
 """How a U-Net is split: FSDP over channels, tensor parallelism over heads and hidden widths."""
 
-from fmzoo.models.sharding import _with_low_rank as low_rank_rows
+from fmzoo.models.sharding import low_rank_rows
 from fmzoo.parallel import Rules
 
 _NAMES = {
