@@ -136,7 +136,8 @@ def _below(prefix: str, shapes: Shapes) -> Shapes:
 def state(version: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A tiny file of a version; 2's text tower has 24 layers, since diffusers drops the one numbered 23."""
     xl = version.startswith("xl")
-    context, depths, mid = {"1": (64, [1, 0], 1), "2": (1024, [1, 0], 1)}.get(version, (72, [0, 2], 2))
+    context = {"1": 64, "2": 1024, "xl": 128, "xl-refiner": 64}[version]
+    depths, mid = ([0, 2], 2) if xl else ([1, 0], 1)
     added = {"xl": 64 + 6 * 256, "xl-refiner": 64 + 5 * 256}.get(version, 0)
     shapes = _below("model.diffusion_model.", unet([32, 64], depths, mid, 1 + xl, context, version != "1", added))
     shapes |= _below("first_stage_model.", autoencoder([32, 64], 1))

@@ -115,3 +115,13 @@ def test_arrays_in_pieces_are_joined(tmp_path):
 def test_another_class_is_refused():
     with pytest.raises(InputError, match="_class_name 'FlaxControlNetModel'"):
         flax_msgpack.read_config({"_class_name": "FlaxControlNetModel"})
+
+
+def test_tables_of_text_encoders_keep_their_layout(tmp_path):
+    tree = {"text_model": {"embeddings": {"token_embedding": {"embedding": KERNEL}}}}
+    (tmp_path / "flax_model.msgpack").write_bytes(pack(tree))
+    path = flax_msgpack.find(tmp_path)
+    found = flax_msgpack.read_file(path)
+    np.testing.assert_array_equal(found["text_model.embeddings.token_embedding.weight"], KERNEL)
+    (tmp_path / "model.safetensors").touch()
+    assert flax_msgpack.find(tmp_path) is None

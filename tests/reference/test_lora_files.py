@@ -1,5 +1,7 @@
 """LoRA files against diffusers and PEFT: what both read computes the same, and they read what we write."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def networks():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    config = unet.read_unet(dict(model.config))
+    config = unet.read_unet(json.loads(model.to_json_string()))
     target = Target(unet.unet_table(config), unet.unet_structure(config))
     params = to_ours(*target, {name: x.numpy() for name, x in model.state_dict().items()})
     rng = np.random.default_rng(0)

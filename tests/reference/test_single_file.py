@@ -56,7 +56,7 @@ def test_configs_build_models_of_diffusers_with_these_weights(tmp_path, version)
     found = single_file.read(tmp_path / "x.safetensors")
     for name, cls in {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}.items():
         model = cls.from_config(found[name].config)
-        tensors = {key: torch.from_numpy(np.array(x)) for key, x in found[name].tensors.items()}
+        tensors = {key: torch.from_numpy(np.asarray(x).copy()) for key, x in found[name].tensors.items()}
         model.load_state_dict(tensors)  # all of them and no others
     scheduler = found["scheduler"].config
     made = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
