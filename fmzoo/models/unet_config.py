@@ -43,7 +43,7 @@ class UNetConfig:
     dropout: float = 0.0  # in the residual blocks
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"  # of the computation
     remat: Literal["none", "full"] = "none"  # of each residual block and each transformer
-    attention: Literal["xla", "rows", "cudnn"] = "xla"  # rows holds one head's scores at a time
+    attention: Literal["xla", "rows", "cudnn"] = "xla"  # rows: one head of a row at a time, not split by `compile`
     transposed_inputs: bool = False  # for the kernels' gradients: quicker training on CPU, but no forward mode (jvp)
 
     def __post_init__(self) -> None:
