@@ -1,6 +1,7 @@
 """Losses: first the pure array function, then the objective that feeds it from a batch."""
 
 from fmzoo.objectives.adapted import adapted
+from fmzoo.objectives.autoencoding import autoencoding, discrimination
 from fmzoo.objectives.contract import Mean, Objective, ObjectiveFn, Terms, divide, example_keys, weighted_mean
 from fmzoo.objectives.cross_entropy import chunked_cross_entropy, cross_entropy
 from fmzoo.objectives.denoising import denoising
@@ -13,9 +14,11 @@ __all__ = [
     "ObjectiveFn",
     "Terms",
     "adapted",
+    "autoencoding",
     "chunked_cross_entropy",
     "cross_entropy",
     "denoising",
+    "discrimination",
     "divide",
     "example_keys",
     "next_token",

@@ -12,7 +12,14 @@ from fmzoo import parallel, train
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.autoencoder_sharding import AUTOENCODER_RULES
 from fmzoo.models.discriminator import DiscriminatorConfig, PatchDiscriminator
-from fmzoo.objectives import autoencoding as auto
+from fmzoo.objectives.autoencoding import (
+    COEFFICIENTS,
+    autoencoding,
+    discrimination,
+    hinge_loss,
+    kl_to_normal,
+    reconstruct,
+)
 from fmzoo.objectives.contract import Objective, divide
 from fmzoo.train.gradients import gradients
 
@@ -40,8 +47,8 @@ class Case:
 
     def objectives(self, adaptive):
         return {
-            "autoencoder": auto.autoencoding(self.module, self.critic, adaptive=adaptive, squared=0.5),
-            "discriminator": auto.discrimination(self.module, self.critic),
+            "autoencoder": autoencoding(self.module, self.critic, adaptive=adaptive, squared=0.5),
+            "discriminator": discrimination(self.module, self.critic),
         }
 
     def states(self):
@@ -51,7 +58,7 @@ class Case:
 
     def step(self, microbatches=1, objectives=None):
         """Both states in turn, as training does it."""
-        coefficients = {"autoencoder": auto.COEFFICIENTS | {"kl": 1e-2}, "discriminator": None}
+        coefficients = {"autoencoder": COEFFICIENTS | {"kl": 1e-2}, "discriminator": None}
         steps = []
         for name, objective in (objectives or self.objectives(True)).items():
             compute = gradients(objective, coefficients[name], microbatches=microbatches)
@@ -59,71 +66,21 @@ class Case:
         return train.in_turn(*steps)
 
 
-@pytest.fixture(scope="module")
-def case():
-    return Case()
-
-
-@pytest.fixture(scope="module")
-def found(case):
-    """The terms of both objectives, computed once."""
-    rng = jax.random.key(5)
-
-    def both(params, batch):
-        autoencoder, critic = case.objectives(False).values()
-        told = {"discriminator": params["discriminator"]}, {"autoencoder": params["autoencoder"]}
-        return autoencoder(params["autoencoder"], told[0], batch, rng), critic(
-            params["discriminator"], told[1], batch, rng
-        )
-
-    run = jax.jit(both)
-    return functools.partial(run, case.params), run
-
-
 def test_the_divergence_is_that_of_gaussians():
     mean, logvar = jnp.zeros((2, 1, 1, 3)), jnp.zeros((2, 1, 1, 3))
-    np.testing.assert_array_equal(auto.kl_to_normal(mean, logvar), 0)
+    np.testing.assert_array_equal(kl_to_normal(mean, logvar), 0)
     mean, logvar = jnp.array([1.0, -2.0]).reshape(1, 1, 1, 2), jnp.log(jnp.array([4.0, 0.25])).reshape(1, 1, 1, 2)
     x = np.linspace(-40, 40, 400_001)
     total = 0.0
     for m, v in ((1.0, 4.0), (-2.0, 0.25)):
         p = np.exp(-((x - m) ** 2) / (2 * v)) / np.sqrt(2 * np.pi * v)
         total += np.sum(p * (-((x - m) ** 2) / (2 * v) - 0.5 * np.log(v) + x**2 / 2)) * (x[1] - x[0])
-    np.testing.assert_allclose(auto.kl_to_normal(mean, logvar), total, rtol=1e-5)
+    np.testing.assert_allclose(kl_to_normal(mean, logvar), total, rtol=1e-5)
 
 
 def test_the_hinge_stops_at_one():
     real, made = jnp.array([2.0, 0.5]).reshape(1, 1, 2), jnp.array([-3.0, 0.25]).reshape(1, 1, 2)
-    np.testing.assert_allclose(auto.hinge_loss(real, made), 0.5 * (0.5 + 1.25) / 2)
-
-
-def test_terms_are_weighted_means_of_each_row(case, found):
-    here, _ = found
-    (terms, metrics), (critic, scores) = here(case.batch)
-    image = case.batch["image"].at[3].set(0)
-    rng = jax.random.key(5)
-    made, mean, logvar = jax.jit(functools.partial(auto.reconstruct, case.module))(
-        case.params["autoencoder"], image, rng, case.batch["example_id"]
-    )
-    rows = {
-        "reconstruction": np.abs(made - image).mean((1, 2, 3)) + 0.5 * ((made - image) ** 2).mean((1, 2, 3)),
-        "kl": np.asarray(auto.kl_to_normal(mean, logvar)) / (6 * 6 * 3),
-    }
-    weights = np.asarray(case.batch["weights"])
-    for name, values in rows.items():
-        np.testing.assert_allclose(terms[name].total, np.sum(values * weights), rtol=1e-5)
-        np.testing.assert_allclose(terms[name].weight, weights.sum(), rtol=1e-6)
-    mean_scores = scores["made"].total / scores["made"].weight
-    np.testing.assert_allclose(terms["adversarial"].total / terms["adversarial"].weight, -mean_scores, rtol=1e-4)
-    assert set(metrics) == {"squared_error"}
-    assert np.isfinite(critic["hinge"].total)
-
-
-def test_weights_do_not_depend_on_the_parameters(case, found):
-    here, run = found
-    broken = run(jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), case.params), case.batch)
-    for (sound, _), (spoilt, _) in zip(here(case.batch), broken, strict=True):
-        assert [term.weight for term in sound.values()] == [term.weight for term in spoilt.values()]
+    np.testing.assert_allclose(hinge_loss(real, made), 0.5 * (0.5 + 1.25) / 2)
 
 
 def distance(a, b):
@@ -167,6 +124,35 @@ def test_one_batch_moves_both_states_as_four_microbatches_on_eight_devices_do(ex
     assert distance(split, whole) < 1e-9
     for name in ("autoencoder/loss", "autoencoder/adversarial", "discriminator/hinge"):
         assert split_metrics[name] == pytest.approx(metrics[name], rel=1e-9)
+
+
+def test_terms_are_weighted_means_of_each_row(exact):
+    case, _, _, metrics = exact
+    image, ids = case.batch["image"].at[3].set(0), case.batch["example_id"]
+    rng = jax.random.fold_in(jax.random.key(7), 0)
+    made, mean, logvar = jax.jit(functools.partial(reconstruct, case.module))(
+        case.params["autoencoder"], image, rng, ids
+    )
+    squares = ((made - image) ** 2).mean((1, 2, 3))
+    rows = {
+        "reconstruction": np.abs(made - image).mean((1, 2, 3)) + 0.5 * squares,
+        "kl": kl_to_normal(mean, logvar) / (6 * 6 * 3),
+        "squared_error": squares,
+    }
+    for name, values in rows.items():
+        expected = np.average(values, weights=case.batch["weights"])
+        assert metrics[f"autoencoder/{name}"] == pytest.approx(expected, rel=1e-9), name
+
+
+def test_weights_do_not_depend_on_the_parameters(exact):
+    case, step, _, metrics = exact
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), case.params)
+    states = {name: state.replace(params=broken[name]) for name, state in case.states().items()}
+    _, spoilt = step(states, {}, case.batch)
+    assert np.isnan(spoilt["autoencoder/loss"])
+    assert np.isnan(spoilt["discriminator/loss"])
+    for name in ("autoencoder/weight", "discriminator/weight"):
+        assert spoilt[name] == metrics[name] > 0
 
 
 def test_an_adaptive_weight_of_each_part_is_seen(exact):
