@@ -138,8 +138,10 @@ def _multistep(process: Process, steps: int, rounded: bool) -> Grid:
 
 def _multistep_flow(process: Process, sigma: Array) -> Grid:
     """Rounded to float32: where almost no signal is left, ``ln(alpha)`` hangs on the last bit of sigma."""
-    sigma = np.append(sigma, 0.0).astype(np.float32).astype(np.float64)
-    return _chain(np.trunc(sigma * process.num_train_timesteps), 1 - sigma, sigma, 1.0)
+    sigma = np.append(sigma, 0.0)
+    time = np.trunc(sigma * process.num_train_timesteps)
+    sigma = sigma.astype(np.float32).astype(np.float64)
+    return _chain(time, 1 - sigma, sigma, 1.0)
 
 
 def _edm(process: Process, steps: int) -> Grid:

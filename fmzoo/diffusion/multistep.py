@@ -10,7 +10,7 @@ import numpy as np
 
 from fmzoo.diffusion.estimates import Estimate
 from fmzoo.diffusion.grids import Grid
-from fmzoo.diffusion.process import Process
+from fmzoo.diffusion.process import LARGEST_RATIO, Process
 
 Array = jax.Array
 Row = dict[str, Array]
@@ -134,6 +134,7 @@ def plms_table(process: Process, grid: Grid) -> Table:
     began_sigma = np.where(again, grid.before_sigma[rows], grid.sigma[rows])
     ends_alpha = np.where(again, grid.alpha[rows], grid.next_alpha[moves])
     ends_sigma = np.where(again, grid.sigma[rows], grid.next_sigma[moves])
+    began_alpha = np.maximum(began_alpha, 1 / LARGEST_RATIO)  # the method divides by it
     keep = ends_alpha / began_alpha
     return {
         "time": grid.time[rows], "alpha": grid.alpha[rows], "sigma": grid.sigma[rows], "step": moves,

@@ -34,8 +34,13 @@ BETAS: dict[str, Callable[[int, float, float], np.ndarray]] = {
 
 
 def signal_levels(betas: np.ndarray, zero_terminal_snr: bool = False) -> np.ndarray:
-    """``sqrt(alpha_bar)`` of each step, the last one moved to exactly 0 if asked (arXiv 2305.08891, algorithm 1)."""
-    levels = np.sqrt(np.cumprod(1 - betas))
+    """``sqrt(alpha_bar)`` of each step, the last one moved to exactly 0 if asked (arXiv 2305.08891, algorithm 1).
+
+    ``1 - beta`` is rounded to float32, as it is where published networks were trained: that is what they know, and at
+    the end of the cosine schedule, where beta is 0.999, it makes a difference.
+    """
+    kept = np.float32(1) - betas.astype(np.float32)
+    levels = np.sqrt(np.cumprod(kept.astype(np.float64)))
     if not zero_terminal_snr:
         return levels
     return (levels - levels[-1]) * levels[0] / (levels[0] - levels[-1])
