@@ -10,14 +10,17 @@ from flax.traverse_util import flatten_dict
 
 from fmzoo import models, text, zoo
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import config_json, decoder_structure, folders, huggingface, image_runs
+from fmzoo.interop import components, config_json, decoder_structure, folders, huggingface, image_runs, pipelines
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.text.files import read_json
 
 RUN = "fmzoo"  # the key by which the config.json of a run tells itself from one of transformers
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-FORMATS: dict[str, Callable[[Pretrained, epath.PathLike], None]] = {"huggingface": huggingface.save}
+FORMATS: dict[str, Callable[[Pretrained, epath.PathLike], None]] = {
+    "huggingface": huggingface.save,
+    "diffusers": pipelines.save,
+}
 
 
 def load(
@@ -26,7 +29,8 @@ def load(
     """Loads a model from a run folder, a path, or a name of the zoo, in this order.
 
     Args:
-      source: the folder of a run; a folder in the format of transformers (safetensors); either may be remote.
+      source: the folder of a run; a folder in the format of transformers or diffusers, of a whole pipeline or one
+        network; Stable Diffusion 1, 2 or XL in a single safetensors file. Any may be remote.
       dtype: what the parameters are stored in: float32, bfloat16, float16 or float64.
       compute_dtype: what the model computes in; None is what the source says, or float32 if it says nothing.
       average: take the moving average of a run's parameters instead of the last ones.
@@ -53,7 +57,7 @@ def load(
     if isinstance(pretrained.config, TextToImageConfig):
         return image_runs.compute_in(pretrained, compute_dtype)
     config = models.replace(pretrained.config, dtype=compute_dtype)
-    return Pretrained(Decoder(config), pretrained.params, config, pretrained.tokenizer)
+    return Pretrained(type(pretrained.module)(config), pretrained.params, config, pretrained.tokenizer)
 
 
 def save(pretrained: Pretrained, folder: epath.PathLike, format: str = "huggingface") -> None:
@@ -62,7 +66,8 @@ def save(pretrained: Pretrained, folder: epath.PathLike, format: str = "huggingf
     Args:
       pretrained: the model; its parameters are written in the dtype that they have.
       folder: a folder that is not there or empty; may be remote.
-      format: ``huggingface``: `config.json`, safetensors and the tokenizer, as transformers 4 and 5 read them.
+      format: ``huggingface``: `config.json`, safetensors and the tokenizer, as transformers 4 and 5 read them;
+        ``diffusers``: `model_index.json` and a folder for each component of a system that draws.
 
     Raises:
       InputError: the format is unknown or cannot hold the model, the folder holds something, or the disk is full.
@@ -83,8 +88,10 @@ def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
     from fmzoo.train import checkpoints
 
     values = read_json(folder / "config.json")
-    if values.get("stage") in image_runs.STAGES:
+    if values.get("stage") == image_runs.PRETRAIN:
         return image_runs.load_image_run(folder, values, dtype, average)
+    if values.get("stage") == image_runs.FINETUNE:
+        return image_runs.load_adapted_run(folder, values, load(str(values.get("source")), dtype), average)
     config = config_json.from_json(DecoderConfig, values.get("model"), "model")
     params, step = checkpoints.load_params(folder / "checkpoints", average=average)
     _check_shapes(params, config, folder / "checkpoints" / str(step))
@@ -105,8 +112,14 @@ def _check_shapes(params: Any, config: DecoderConfig, checkpoint: epath.Path) ->
 def _load_path(path: epath.Path, dtype: str) -> Pretrained:
     """A folder or file of another project, by what it looks like."""
     if path.is_dir():
+        if (path / pipelines.INDEX).exists():
+            return pipelines.load(path, dtype)
+        if (path / "config.json").exists() and "_class_name" in read_json(path / "config.json"):
+            return components.load(path, dtype)
         return huggingface.load(path, dtype)
     folders.refuse_pickles([path])
+    if path.suffix == ".safetensors":
+        return pipelines.load_single_file(path, dtype)
     raise InputError(f"{path} is a file of no known format; a folder with config.json and safetensors is needed")
 
 

@@ -13,27 +13,36 @@ from fmzoo.errors import InputError
 from fmzoo.interop import safetensors
 from fmzoo.text.files import read_json, write_json
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+STEM = "model"  # what transformers calls a file of weights
+ENDING, INDEX_ENDING = ".safetensors", ".safetensors.index.json"
+WEIGHTS = STEM + ENDING
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LARGEST_SHARD = 5 * 10**9  # bytes
 
 
-def read_tensors(folder: epath.PathLike) -> dict[str, safetensors.Tensor]:
+def read_tensors(folder: epath.PathLike, stem: str = STEM) -> dict[str, safetensors.Tensor]:
     """The tensors of a folder by name, from `model.safetensors`, the shards of its index, or the only safetensors file.
+
+    Args:
+      folder: may be remote.
+      stem: what a file of weights is called.
 
     Raises:
       InputError: there is no such file, a shard is missing or damaged, or the index does not fit the shards.
     """
     folder = epath.Path(folder)
-    if (folder / WEIGHTS).exists():
-        return safetensors.read_file(folder / WEIGHTS)
-    if (folder / INDEX).exists():
-        return _read_shards(folder)
+    weights, index = folder / f"{stem}{ENDING}", folder / f"{stem}{INDEX_ENDING}"
+    if weights.exists():
+        return safetensors.read_file(weights)
+    if index.exists():
+        return _read_shards(folder, index)
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
         return safetensors.read_file(found[0])
     refuse_pickles(sorted(folder.iterdir()))
-    raise InputError(f"{folder} holds {len(found)} safetensors files and no index; {WEIGHTS} or {INDEX} is needed")
+    raise InputError(
+        f"{folder} holds {len(found)} safetensors files and no index; {weights.name} or {index.name} is needed"
+    )
 
 
 def refuse_pickles(paths: list[epath.Path]) -> None:
@@ -46,14 +55,14 @@ def refuse_pickles(paths: list[epath.Path]) -> None:
             )
 
 
-def _read_shards(folder: epath.Path) -> dict[str, safetensors.Tensor]:
-    index = read_json(folder / INDEX).get("weight_map")
+def _read_shards(folder: epath.Path, path: epath.Path) -> dict[str, safetensors.Tensor]:
+    index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-        raise InputError(f"{folder / INDEX} has no weight_map of names to files")
+        raise InputError(f"{path} has no weight_map of names to files")
     files = sorted(set(index.values()))
     for file in files:
         if not file.endswith(".safetensors") or "/" in file or "\\" in file:
-            raise InputError(f"{folder / INDEX} names {file[:80]!r}; a safetensors file in the same folder is needed")
+            raise InputError(f"{path} names {file[:80]!r}; a safetensors file in the same folder is needed")
         if not (folder / file).exists():
             raise InputError(f"{folder} lacks {file}, which its index names; all shards are needed")
     tensors: dict[str, safetensors.Tensor] = {}
@@ -66,7 +75,9 @@ def _read_shards(folder: epath.Path) -> dict[str, safetensors.Tensor]:
     return tensors
 
 
-def write_tensors(folder: epath.Path, tensors: Mapping[str, np.ndarray], largest: int = LARGEST_SHARD) -> None:
+def write_tensors(
+    folder: epath.Path, tensors: Mapping[str, np.ndarray], largest: int = LARGEST_SHARD, stem: str = STEM
+) -> None:
     """Writes one file, or shards of at most so many bytes (one tensor at least) and their index."""
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
@@ -77,15 +88,15 @@ def write_tensors(folder: epath.Path, tensors: Mapping[str, np.ndarray], largest
         shards[-1][name] = tensor
         size += tensor.nbytes
     if len(shards) == 1:
-        safetensors.write_file(folder / WEIGHTS, tensors)
+        safetensors.write_file(folder / f"{stem}{ENDING}", tensors)
         return
     index = {}
     for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = f"{stem}-{number:05}-of-{len(shards):05}{ENDING}"
         safetensors.write_file(folder / file, shard)
         index |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+    write_json(folder / f"{stem}{INDEX_ENDING}", {"metadata": {"total_size": total}, "weight_map": index})
 
 
 @contextlib.contextmanager
