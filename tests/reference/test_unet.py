@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmzoo.errors import InputError
 from fmzoo.interop.mapping import to_ours, to_theirs
 from fmzoo.interop.unet import read_unet, unet_structure, unet_table, write_unet
 from fmzoo.models.unet import UNet
@@ -196,13 +195,3 @@ def test_a_loss_falls_alike():
     for (path, _), gradient in zip(model.named_parameters(), needed, strict=True):
         largest = float(gradient.abs().max())
         np.testing.assert_allclose(found[path], gradient.numpy(), atol=1e-3 * largest + 1e-7, err_msg=path)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("class_embed_type", "projection"), ("only_cross_attention", True), ("down_block_types", ["AttnDownBlock2D"] * 2),
-     ("new_option", 3), ("transformer_layers_per_block", [[1, 1], [1, 2]]), ("block_out_channels", [])],
-)  # fmt: skip
-def test_networks_that_are_not_known_are_refused(name, value):
-    with pytest.raises(InputError, match=name):
-        read_unet(json.loads(reference("sd1").to_json_string()) | {name: value})
