@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -5,11 +6,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from fmzoo.diffusion import Process
 from fmzoo.errors import InputError
-from fmzoo.interop import clip_text, lora_files, safetensors, unet
+from fmzoo.interop import clip_text, lora_files, safetensors, system_lora, unet
 from fmzoo.interop.lora_files import Target
+from fmzoo.models import Pretrained
 from fmzoo.models.clip_text import ClipTextConfig
-from fmzoo.models.lora import merge
+from fmzoo.models.lora import init_lora, merge
+from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.models.unet_config import UNetConfig
 
 CONFIG = UNetConfig(
@@ -180,3 +184,21 @@ def test_what_is_not_understood_is_refused(tmp_path, targets, name):
     with pytest.raises(InputError, match=message) as error:
         lora_files.load(tmp_path / "x.safetensors", targets)
     assert len(str(error.value).replace(str(tmp_path), "")) < 300
+
+
+def test_a_system_is_adapted_by_diffusers_names(tmp_path, targets):
+    denoiser = dataclasses.replace(CONFIG, context_dim=CLIP.d_model)
+    config = TextToImageConfig(denoiser, None, {"text_encoder": CLIP}, Process(), "sd1")
+    params = {"denoiser": params_of(Target(unet.unet_table(denoiser), unet.unet_structure(denoiser)))}
+    params |= {"text_encoder": params_of(targets["text_encoder"])}
+    adapters = init_lora(jax.random.key(0), params, RANK, r"(cross_|^text_encoder.*)attention/(query|value)")
+    adapters = jax.tree.map(lambda x: x + 0.5, adapters)
+    system_lora.save(tmp_path / "x.safetensors", adapters, config, scale=2.0)
+    names = {name.partition(".")[0] for name in safetensors.read_file(tmp_path / "x.safetensors")}
+    assert names == {"unet", "text_encoder"}
+    needed = merge(params, adapters, 2.0)
+    found = merge(params, system_lora.load(tmp_path / "x.safetensors", config))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, needed)
+    pretrained = Pretrained(None, params, config)
+    found = system_lora.merge(pretrained, tmp_path / "x.safetensors").params
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, needed)

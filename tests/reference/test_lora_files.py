@@ -107,7 +107,7 @@ def test_files_of_kohya_load(networks, tmp_path):
         tensors[f"{start}.alpha"] = torch.tensor(2.0)
     safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
     changed = copy.deepcopy(model)
-    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(tmp_path / "x.safetensors", unet_config=None)
+    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors)
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(state, alphas, changed)
     needed = theirs(changed.eval())
     assert np.abs(needed - theirs(model)).max() > 0.1
@@ -120,6 +120,7 @@ def test_diffusers_and_peft_load_what_we_write(networks, tmp_path):
 
     import diffusers
     import peft
+    import safetensors.torch
 
     model, target, params, ours, theirs = networks
     layers = peft.get_peft_model_state_dict(adapted(model, lora_alpha=RANK))
@@ -128,7 +129,7 @@ def test_diffusers_and_peft_load_what_we_write(networks, tmp_path):
     needed = ours(join(params, adapters, 0.5))
     lora_files.save(tmp_path / "x.safetensors", {"unet": adapters}, {"unet": target}, scale=0.5)
     changed = copy.deepcopy(model)
-    changed.load_lora_adapter(tmp_path / "x.safetensors", prefix="unet")
+    changed.load_lora_adapter(safetensors.torch.load_file(tmp_path / "x.safetensors"), prefix="unet")
     np.testing.assert_allclose(theirs(changed.eval()), needed, atol=TOLERANCE)
     lora_files.save_peft(tmp_path / "peft", adapters, target, scale=0.5)
     wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "peft").eval()
