@@ -1,6 +1,8 @@
 """Eight host devices for every test, before jax starts; float64 where a test asks for it."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -15,6 +17,17 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import pytest
+
+
+def pytest_configure(config):
+    """Keeps what is compiled, for the workers of this session and the processes that tests start."""
+    if not hasattr(config, "workerinput"):  # workers inherit the environment
+        folder = tempfile.mkdtemp(prefix="fmzoo-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     (tmp_path / "song.txt").write_text(WORDS * 40)
     return tmp_path
 

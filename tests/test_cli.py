@@ -142,6 +142,7 @@ def test_a_part_that_a_preset_lacks_can_be_given(folder, tmp_path):
 
 def start(*arguments, **changes):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changes}
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # as for a user, who sets none
     command = [sys.executable, "-m", "fmzoo", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -38,10 +38,14 @@ def tensor(step):
     return parallel.compile(step, parallel.mesh("data=2,fsdp=2,tensor=2"), models.DECODER_RULES)
 
 
+def one_layer(monkeypatch):
+    """Makes decoders of one layer, which take half as long to compile, where two would show nothing more."""
+    monkeypatch.setattr(probes, "decoder", functools.partial(probes.decoder, num_layers=1))
+
+
 @pytest.fixture
 def shallow(monkeypatch):
-    """Decoders of one layer, which take half as long to compile, where two would show nothing more."""
-    monkeypatch.setattr(probes, "decoder", functools.partial(probes.decoder, num_layers=1))
+    one_layer(monkeypatch)
 
 
 WAYS = {
@@ -56,7 +60,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_every_split_gives_one_gradient_in_float64(name, x64):
+def test_every_split_gives_one_gradient_in_float64(name, x64, monkeypatch):
+    if name != "next_token":
+        one_layer(monkeypatch)
     probe = PROBES[name]()
     whole, metrics = gradient(probe)
     assert all(np.linalg.norm(leaf) > 0 for leaf in jax.tree.leaves(whole))
@@ -70,7 +76,8 @@ def test_every_split_gives_one_gradient_in_float64(name, x64):
 def test_every_split_gives_one_gradient_in_float32(name, shallow):
     probe = PROBES[name]()
     whole, _ = gradient(probe)
-    for way in ("2 microbatches on 4 devices by shard", "2 microbatches on 8 devices by compile"):
+    compiled = ["2 microbatches on 8 devices by compile"] if name == "next_token" else []
+    for way in ["2 microbatches on 4 devices by shard", *compiled]:
         assert distance(gradient(probe, *WAYS[way])[0], whole) < 1e-5, way
 
 
@@ -147,21 +154,23 @@ def test_a_planted_error_is_seen(name, plant, x64, shallow):
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_weights_do_not_depend_on_the_parameters(name):
+def test_weights_do_not_depend_on_the_parameters(name, shallow):
     probe = PROBES[name]()
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), probe.params)
     objective = probe.objective
     statistics = None
     if isinstance(objective, Objective) and objective.prepare:
         statistics = {"centre": jnp.zeros(())}
-    weights = [
-        [t.weight for t in objective(p, probe.frozen, probe.batch, jax.random.key(0), statistics)[0].values()]
-        for p in (probe.params, broken)
-    ]
-    np.testing.assert_array_equal(*weights)
+
+    @jax.jit
+    def weights(params):
+        terms, _ = objective(params, probe.frozen, probe.batch, jax.random.key(0), statistics)
+        return [term.weight for term in terms.values()]
+
+    np.testing.assert_array_equal(weights(probe.params), weights(broken))
 
 
-def test_the_pass_for_the_weights_costs_no_forward_pass():
+def test_the_pass_for_the_weights_costs_no_forward_pass(shallow):
     """The compiled step has the floating-point operations of one forward and one backward pass, not of two forwards."""
     probe = PROBES["next_token"]()
     key = jax.random.key(0)
