@@ -50,6 +50,7 @@ def fmzoo_unet(**changes):
 def repeated(function, params, rows):
     """Runs ``function(params, rows)``, compiled, as often as told; each device has its share of the rows."""
     import jax
+    import numpy as np
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
@@ -61,7 +62,7 @@ def repeated(function, params, rows):
     def run(count):
         for _ in range(count):
             out = jax.block_until_ready(compiled(params, rows))
-        return float(out[0, 0, 0, 0])
+        return float(np.asarray(out)[0, 0, 0, 0])
 
     return run
 
