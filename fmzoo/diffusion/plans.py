@@ -96,6 +96,7 @@ def noised(plan: Plan, x0: Array, noise: Array) -> Array:
 def _rows(process: Process, solver: Solver, grid: grids.Grid, start: int) -> dict[str, np.ndarray]:
     rows = {"time": grid.time, "alpha": grid.alpha, "sigma": grid.sigma, "step": np.arange(len(grid.time))}
     rows |= solver.table(process, grid)
-    rows["step"] = (rows["step"] + start).astype(np.int32)
-    scale = 1 / np.hypot(rows["sigma"], process.sigma_data) if process.schedule == "edm" else np.ones(len(rows["time"]))
-    return rows | {"input_scale": scale}
+    is_edm = process.schedule == "edm"
+    rows["input_scale"] = 1 / np.hypot(rows["sigma"], process.sigma_data) if is_edm else np.ones_like(rows["sigma"])
+    step = (rows["step"] + start).astype(np.int32)
+    return {name: column.astype(np.float64) for name, column in rows.items()} | {"step": step}

@@ -128,16 +128,29 @@ def test_a_solver_follows_its_scheduler(solver, prediction, spacing, monkeypatch
 
 @pytest.mark.parametrize("solver", OF_SOLVER)
 def test_cosine_betas_and_few_steps(solver, monkeypatch):
+    """Short of the end of the cosine schedule, where sigma / alpha is 20,000 and float32 in diffusers loses 1e-3."""
     for steps in (1, 2, 3, 17):
-        check(COSINE, solver, steps, monkeypatch, prediction_type="v_prediction", timestep_spacing="linspace")
-    check(COSINE, solver, 50, monkeypatch, prediction_type="v_prediction", timestep_spacing="trailing")
+        check(COSINE, solver, steps, monkeypatch, prediction_type="v_prediction", timestep_spacing="leading")
+        check(SD, solver, steps, monkeypatch, prediction_type="v_prediction", timestep_spacing="trailing")
 
 
 @pytest.mark.parametrize("solver", KARRAS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_sigmas_spaced_as_karras(solver, spacing, monkeypatch):
-    for betas in (SD, COSINE):
-        check(betas, solver, 9, monkeypatch, use_karras_sigmas=True, timestep_spacing=spacing)
+    options = {"use_karras_sigmas": True, "timestep_spacing": spacing}
+    check(SD, solver, 9, monkeypatch, **options)
+    check(DDPM_BETAS, solver, 14, monkeypatch, prediction_type="v_prediction", **options)
+
+
+@pytest.mark.parametrize("solver", ["dpm++2m", "unipc"])
+def test_times_of_karras_on_the_cosine_schedule(solver):
+    """DPM-Solver++ takes their whole part there, UniPC rounds them."""
+    options = {"use_karras_sigmas": True, "prediction_type": "v_prediction"}
+    scheduler = scheduler_of(COSINE, solver, "betas", **options)
+    scheduler.set_timesteps(9)
+    walk = plan(process_from_scheduler({"_class_name": type(scheduler).__name__} | COSINE | options), solver, 9)
+    np.testing.assert_array_equal(walk.rows["time"], scheduler.timesteps)
+    np.testing.assert_allclose(walk.rows["sigma"] / walk.rows["alpha"], scheduler.sigmas[:-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", ZERO_SNR)
