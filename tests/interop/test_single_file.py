@@ -1,9 +1,20 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from fmzoo.errors import InputError
 from fmzoo.interop import pipelines, safetensors, single_file
-from fmzoo.interop.ldm_names import ldm_module, unet_name
+from fmzoo.interop.ldm_configs import unet_config
+from fmzoo.interop.ldm_names import ldm_module, unet_name, unet_tensors
+from fmzoo.interop.unet import read_unet
+from fmzoo.models.unet_config import (
+    STABLE_DIFFUSION_1,
+    STABLE_DIFFUSION_2,
+    STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_REFINER,
+)
+from tests.interop import ldm_states
 from tests.interop.ldm_states import state
 
 
@@ -113,3 +124,24 @@ def test_a_joined_tensor_of_no_three_parts_is_refused(files, tmp_path):
     safetensors.write_file(tmp_path / "odd.safetensors", files[1]["xl"] | {name: np.zeros(64, np.float32)})
     with pytest.raises(InputError, match="three equal parts"):
         single_file.read(tmp_path / "odd.safetensors")
+
+
+FULL = {
+    "1": ([320, 640, 1280, 1280], [1, 1, 1, 0], 1, 2, 768, False, 0),
+    "2": ([320, 640, 1280, 1280], [1, 1, 1, 0], 1, 2, 1024, True, 0),
+    "xl": ([320, 640, 1280], [0, 2, 10], 10, 2, 2048, True, 2816),
+    "xl-refiner": ([384, 768, 1536, 1536], [0, 4, 4, 0], 4, 2, 1280, True, 2560),
+}
+PUBLISHED = {
+    "1": STABLE_DIFFUSION_1,
+    "2": dataclasses.replace(STABLE_DIFFUSION_2, sample_size=96, upcast_attention=True),
+    "xl": STABLE_DIFFUSION_XL,
+    "xl-refiner": STABLE_DIFFUSION_XL_REFINER,
+}
+
+
+@pytest.mark.parametrize("version", FULL)
+def test_shapes_of_full_size_tell_the_published_config(version):
+    shapes = ldm_states.unet(*FULL[version])
+    tensors = unet_tensors({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+    assert read_unet(unet_config(tensors, version)) == PUBLISHED[version]
