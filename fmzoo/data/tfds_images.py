@@ -38,7 +38,7 @@ class TfdsImages(Sequence[Picture]):
         if type(features[image]).__name__ != "Image":
             raise InputError(f"field {image!r} of {name} is {type(features[image]).__name__}; an Image is needed")
         self.caption = caption or next((field for field in ("caption", "text") if field in features), "")
-        self.label = label if hasattr(features.get(label), "int2str") else ""
+        self.label = label if label in features and hasattr(features[label], "int2str") else ""
         self.classes = tuple(features[label].names) if self.label else ()
         self._source  # noqa: B018 - a wrong split shows here and now
 

@@ -2,7 +2,9 @@
 
 from fmzoo.objectives.adapted import adapted
 from fmzoo.objectives.autoencoding import autoencoding, discrimination
+from fmzoo.objectives.classification import classification
 from fmzoo.objectives.contract import Mean, Objective, ObjectiveFn, Terms, divide, example_keys, weighted_mean
+from fmzoo.objectives.contrastive import contrastive, contrastive_losses
 from fmzoo.objectives.cross_entropy import chunked_cross_entropy, cross_entropy
 from fmzoo.objectives.denoising import denoising
 from fmzoo.objectives.next_token import next_token
@@ -16,6 +18,9 @@ __all__ = [
     "adapted",
     "autoencoding",
     "chunked_cross_entropy",
+    "classification",
+    "contrastive",
+    "contrastive_losses",
     "cross_entropy",
     "denoising",
     "discrimination",
