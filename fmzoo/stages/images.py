@@ -93,19 +93,19 @@ def _reader(width: int, vocab: int, length: int, layers: int = 2) -> ClipTextCon
 COSINE = Process(schedule="cosine", prediction="v_prediction", spacing="trailing", steps_offset=0, threshold="static")
 IMAGE_PRESETS = {
     "digits": PretrainImagesConfig(
-        model=ImageModelConfig(_unet(8, 1, (48, 96), 64, (0, 1)), COSINE, _reader(64, 300, 12)),
+        model=ImageModelConfig(_unet(8, 1, (32, 64), 64, (0, 1)), COSINE, _reader(64, 300, 12)),
         optimizer=train.OptimizerConfig(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01),
-        data="digits", batch_size=64, steps=1500, ema=0.995, weighting="min_snr", checkpoint_every=500,
+        data="digits", batch_size=64, steps=1500, ema=0.995, checkpoint_every=500,
     ),
     "mnist": PretrainImagesConfig(
         model=ImageModelConfig(_unet(28, 1, (32, 64, 96), 64, (0, 0, 1)), COSINE, _reader(64, 300, 12)),
         optimizer=train.OptimizerConfig(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01),
-        data="mnist", batch_size=32, steps=1500, ema=0.995, weighting="min_snr", checkpoint_every=500,
+        data="mnist", batch_size=32, steps=1500, ema=0.995, checkpoint_every=500,
     ),
     "emoji": PretrainImagesConfig(
         model=ImageModelConfig(_unet(32, 3, (32, 64, 96), 96, (0, 1, 1)), COSINE, _reader(96, 1024, 24)),
         optimizer=train.OptimizerConfig(learning_rate=1e-3, warmup_steps=100, weight_decay=0.01),
-        data="emoji", batch_size=32, steps=3000, ema=0.998, weighting="min_snr", checkpoint_every=500,
+        data="emoji", batch_size=32, steps=3000, ema=0.998, checkpoint_every=500,
     ),
 }  # fmt: skip
 

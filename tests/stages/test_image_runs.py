@@ -207,8 +207,8 @@ def test_classes_are_learned_without_words(tmp_path):
 
 def test_a_few_pictures_of_one_thing_move_the_adapters_alone(run, tmp_path):
     config = FinetuneImagesConfig(
-        source=str(run), data="digits", prompt="the digit sks", class_prompt="the digit one", class_count=2, rank=2,
-        batch_size=2, steps=3, checkpoint_every=2, quiet=True,
+        source=str(run), data="digits", prompt="the digit sks", class_prompt="the digit one", class_count=4, rank=2,
+        batch_size=4, steps=3, checkpoint_every=2, quiet=True,
     )  # fmt: skip
     assert finetune_images(dataclasses.replace(config, steps=2), tmp_path / "tuned")
     assert finetune_images(config, tmp_path / "tuned")
