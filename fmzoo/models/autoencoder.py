@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from fmzoo.errors import InputError, require
 from fmzoo.models.checks import check, check_options, check_positive
-from fmzoo.models.convolution import Convolution, upsample
+from fmzoo.models.convolution import Convolution, UpsampledConvolution
 from fmzoo.models.image_attention import attend_pixels
 from fmzoo.models.norms import GroupNorm
 from fmzoo.models.projection import Weights
@@ -140,7 +140,8 @@ class Decoder(nn.Module):
             for j in range(c.layers_per_block + 1):
                 x = residual(c, features, f"level_{i}_block_{j}")(x)
             if i > 0:
-                x = Convolution(features, name=f"level_{i}_up")(upsample(x))
+                size = 2 * x.shape[1], 2 * x.shape[2]
+                x = UpsampledConvolution(features, name=f"level_{i}_up")(x, size)
         return Out(c, c.image_channels, name="out")(x)
 
 

@@ -1,7 +1,8 @@
 """What DiT, MMDiT and the autoencoder cost: parameters and floating-point operations, from the config alone.
 
 A kernel counts once for each place where it is applied: two operations for each multiply-add. The backward pass takes
-twice the forward; without ``training`` it is the forward pass. Recomputation by remat is not counted.
+twice the forward; without ``training`` it is the forward pass. What remat computes again and what `convolve_upsampled`
+saves are not counted.
 """
 
 import functools
