@@ -14,6 +14,7 @@ from fmzoo.diffusion.process import Process, levels, ratios
 from fmzoo.errors import InputError
 
 Array = np.ndarray
+ROUNDING = 1e-6  # the largest of Karras' sigmas comes back this much too small, and its time's whole part one less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _multistep(process: Process, steps: int, rounded: bool) -> Grid:
     if process.karras:
         ratio = schedules.karras(steps, table[0], table[-1])
         time = _nearest_in_log(ratio, table)
-        time = np.trunc(np.round(time) if rounded else time)
+        time = np.round(time) if rounded else np.trunc(np.maximum(time - ROUNDING, 0))
     else:
         time = _spaced(process, steps, more=1)
         ratio = np.interp(time, np.arange(len(table)), table)
