@@ -245,12 +245,14 @@ def pretrain(arguments: Sequence[str]) -> None:
         model = dataclasses.replace(config.model, local_rope=models.RopeConfig())
         config = dataclasses.replace(config, model=model)
 
+    kind = type(config)
+
     @dataclasses.dataclass(frozen=True)
     class Pretrain:
         """Trains a model from scratch, or goes on where the folder's run stopped."""
 
         workdir: str  # of the run: the same line again goes on
-        config: Annotated[type(config), arg(name="")]
+        config: Annotated[kind, arg(name="")]
 
     command = f"fmzoo pretrain {'PRESET' if asks_help else name}"
     given = parse(Pretrain, rest, command, Pretrain(MISSING, config))

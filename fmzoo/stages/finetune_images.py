@@ -1,6 +1,7 @@
 """Fine-tuning of image models by low-rank adapters, on captioned pictures or on a few of one thing (DreamBooth)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -164,6 +165,23 @@ def make_step(config: FinetuneImagesConfig, pretrained: Pretrained, optimizer: A
     return train.moving_average(step, config.ema) if config.ema else step
 
 
+def init(config: FinetuneImagesConfig, base: Any, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
+    """The state at step 0, whole on every device.
+
+    Raises:
+      InputError: the targets match nothing.
+    """
+    key, noise = jax.random.split(jax.random.key(config.seed))
+    shapes = jax.eval_shape(lambda: base)
+
+    @functools.partial(jax.jit, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    def make() -> train.State:
+        adapters = models.init_lora(key, shapes, config.rank, config.targets)
+        return train.init_state(adapters, optimizer, noise, ema=config.ema > 0, copy=False)
+
+    return make()
+
+
 def finetune_images(config: FinetuneImagesConfig, workdir: epath.PathLike) -> bool:
     """Runs a config in a folder, or goes on where that folder's run stopped.
 
@@ -183,10 +201,8 @@ def finetune_images(config: FinetuneImagesConfig, workdir: epath.PathLike) -> bo
     mesh, pretrained = parallel.mesh(config.mesh), load(config.source)
     if not isinstance(pretrained.config, TextToImageConfig):
         raise InputError(f"source {config.source} is a model of text; one of images is needed")
-    key, noise = jax.random.split(jax.random.key(config.seed))
-    adapters = models.init_lora(key, pretrained.params, config.rank, config.targets)
     optimizer = train.make_optimizer(config.optimizer, config.steps)
-    state = train.init_state(adapters, optimizer, noise, ema=config.ema > 0)
+    state = init(config, pretrained.params, optimizer, mesh)
     step = parallel.compile(make_step(config, pretrained, optimizer), mesh)
     batches, frozen = make_batches(config, pretrained), {"base": parallel.place(pretrained.params, mesh)}
     with nothing_left(workdir, unless=started), batches:

@@ -21,7 +21,7 @@ from fmzoo.models.clip_text import ClipTextConfig
 from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.models.unet_config import UNetConfig
-from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, image_tour, pretrain_images
+from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, image_report, image_tour, pretrain_images
 from fmzoo.stages.finetune_images import FinetuneImagesConfig, finetune_images
 from fmzoo.stages.images import COSINE, make_objective, prepare
 from fmzoo.stages.picture_grid import grid
@@ -65,6 +65,7 @@ def test_a_run_that_was_killed_is_the_run_that_was_not(run, tmp_path, monkeypatc
             raise KeyboardInterrupt  # nothing is saved or said
         return given(self)
 
+    monkeypatch.setattr(image_report, "report_images", lambda *_: None)
     monkeypatch.setattr(data.ImageIterator, "__next__", die_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         pretrain_images(CONFIG, tmp_path / "killed")
