@@ -215,7 +215,7 @@ def test_checkpoint_of_another_shape(place, trained):
 def test_safetensors_of_another_shape(place):
     config = package.models.DecoderConfig(258, 16, 1, 32, package.models.AttentionConfig(2, 1, 8))
     module = package.models.Decoder(config)
-    params = module.init(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
     package.save(package.Pretrained(module, params, config, ByteTokenizer()), place / "model")
     values = json.loads((place / "model" / "config.json").read_text())
     (place / "model" / "config.json").write_text(json.dumps(values | {"hidden_size": 24}))

@@ -21,7 +21,7 @@ def test_operations_are_those_of_the_compiled_products(name):
     config = models.replace(TINY, **OPTIONS[name], layers="unrolled", dtype="float32", d_model=96, mlp__d_ff=512)
     length, module = 32, models.Decoder(config)
     x = jnp.zeros((1, length), jnp.int32)
-    params = module.init(jax.random.key(0), x)
+    params = jax.eval_shape(module.init, jax.random.key(0), x)
     counted = jax.jit(module.apply).lower(params, x).compile().cost_analysis()["flops"]
     a = config.attention
     square = 4 * a.num_heads * a.head_dim * (length - (length + 1) / 2) * config.num_layers

@@ -152,18 +152,18 @@ def test_scan_unrolled_and_remat_agree(name, remat):
 def test_dropout_belongs_to_the_row():
     module, params = make("plain", dropout=0.5, attention__dropout=0.5)
     x, keys = tokens(4), jax.random.split(jax.random.key(1), 4)
-    whole = module.apply({"params": params}, x, dropout_keys=keys)
-    half = module.apply({"params": params}, x[2:], dropout_keys=keys[2:])
+    run = jax.jit(lambda x, keys: module.apply({"params": params}, x, dropout_keys=keys))
+    whole, half = run(x, keys), run(x[2:], keys[2:])
     assert_close(half, whole[2:])
-    assert np.abs(module.apply({"params": params}, x[2:], dropout_keys=keys[:2]) - half).max() > 0.1
-    assert np.abs(module.apply({"params": params}, x) - whole).max() > 0.1
+    assert np.abs(run(x[2:], keys[:2]) - half).max() > 0.1
+    assert np.abs(run(x, None) - whole).max() > 0.1
 
 
 def test_each_window_sees_exactly_its_width():
     module, params = make("windows only", num_layers=1)
     x = tokens(1, 8)
-    base = module.apply({"params": params}, x)
-    changed = module.apply({"params": params}, x.at[0, 2].set((x[0, 2] + 1) % 40))
+    run = jax.jit(lambda x: module.apply({"params": params}, x))
+    base, changed = run(x), run(x.at[0, 2].set((x[0, 2] + 1) % 40))
     moved = np.abs(changed - base).max(axis=(0, 2)) > 1e-9
     assert moved.tolist() == [False, False, True, True, True, False, False, False]
 
@@ -181,12 +181,17 @@ def test_features_unembedded_are_the_logits():
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     with jax.enable_x64(False):
         module = models.Decoder(models.replace(TINY, dtype="bfloat16"))
-        params = module.init(jax.random.key(0), tokens())["params"]
+        params = jax.jit(module.init)(jax.random.key(0), tokens())["params"]
         assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
-        hidden, _, _ = module.apply({"params": params}, tokens(), method="features")
-        logits = module.apply({"params": params}, tokens())
+        wide = models.Decoder(models.replace(TINY, dtype="float32"))
+
+        @jax.jit
+        def run(params):
+            hidden, _, _ = module.apply({"params": params}, tokens(), method="features")
+            return hidden, *(m.apply({"params": params}, tokens()) for m in (module, wide))
+
+        hidden, logits, exact = run(params)
         assert (hidden.dtype.name, logits.dtype.name) == ("bfloat16", "float32")
-        exact = models.Decoder(models.replace(TINY, dtype="float32")).apply({"params": params}, tokens())
         assert 1e-6 < np.abs(logits - exact).max() < 0.1
 
 
