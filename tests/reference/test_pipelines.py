@@ -155,8 +155,10 @@ def reference(family, folder):
     pipeline = MAKERS[family](family, folder)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(len(family) + ord(family[-1]))
-    for name, module in pipeline.components.items():
-        for path, parameter in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+    networks = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    for name, module in networks.items():
+        module.eval()  # a new T5 would drop out
+        for path, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
                 parameter.data = (1.0 if "norm" in path and path.endswith("weight") else 0.0) + 0.1 * noise
