@@ -95,10 +95,11 @@ def read_component(folder: epath.Path, name: str, dtype: Any) -> tuple[Any, dict
       InputError: the class or an attribute is unknown, or the files do not hold its weights.
     """
     values, source = read_json(folder / "config.json"), str(folder / "config.json")
-    if (folder / flax_msgpack.WEIGHTS).exists() and not any(folder.glob("*.safetensors*")):
-        tensors: Mapping[str, Any] = flax_msgpack.read_file(folder / flax_msgpack.WEIGHTS)
-        values = flax_msgpack.read_config(values, source)
-        return build_component(values["_class_name"], values, tensors, dtype, source)
+    if (file := flax_msgpack.find(folder)) is not None:
+        tensors: Mapping[str, Any] = flax_msgpack.read_file(file)
+        if file.name == flax_msgpack.WEIGHTS:
+            values = flax_msgpack.read_config(values, source)
+        return build_component(values.get("_class_name", name), values, tensors, dtype, source)
     stem = KINDS[CLASSES[name]].weights if name in CLASSES else DIFFUSERS
     return build_component(name, values, folders.read_tensors(folder, stem), dtype, source)
 

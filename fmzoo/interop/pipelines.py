@@ -21,6 +21,7 @@ from fmzoo.text.sentence_piece import SentencePieceTokenizer
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler_config.json"
+FLAX = "Flax"  # with which the names of classes begin in folders that diffusers wrote from JAX, up to 0.39
 ENCODERS = "text_encoder", "text_encoder_2", "text_encoder_3"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # which draw nothing
 SOLVERS = {"flow": "flow-euler", "edm": "euler"}  # of a process whose solver is not told; else ddim
@@ -76,7 +77,7 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
     """
     folder = epath.Path(folder)
     index, source = read_json(folder / INDEX), str(folder / INDEX)
-    name = str(index.get("_class_name"))[:60]
+    name = str(index.get("_class_name"))[:60].removeprefix(FLAX)
     if name not in PIPELINES:
         raise InputError(f"{source} is of pipeline {name!r}, which is not known; {nearest(name, PIPELINES)}")
     pipeline = PIPELINES[name]
@@ -88,6 +89,7 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
     if not (folder / "scheduler" / SCHEDULER).exists():
         raise InputError(f"{folder / 'scheduler'} lacks {SCHEDULER}, which a {name} needs")
     scheduler = read_json(folder / "scheduler" / SCHEDULER)
+    scheduler |= {"_class_name": str(scheduler.get("_class_name")).removeprefix(FLAX)}
     options = {"zero_empty_prompt": index.get("force_zeros_for_empty_prompt", True) is not False}
     return _assemble(pipeline, found, scheduler, folder, options if pipeline is XL else {})
 
@@ -120,7 +122,7 @@ def _classes(index: dict[str, Any], pipeline: Pipeline, source: str) -> dict[str
     for part, entry in index.items():
         named = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
         if part in (*needed, *pipeline.optional) and named:
-            found[part] = entry[1].removeprefix("Flax")
+            found[part] = entry[1].removeprefix(FLAX)
         elif named and part not in UNUSED and not part.startswith("tokenizer") and part != "scheduler":
             raise InputError(
                 f"{source} has a component {part[:60]!r}, which {index['_class_name']} is not known to have"

@@ -1,16 +1,20 @@
 import json
 import pathlib
+import re
 
 import jax
 import msgpack
 import numpy as np
 import pytest
 
+import fmzoo
 from fmzoo.errors import InputError
-from fmzoo.interop import autoencoder, flax_msgpack, unet
+from fmzoo.interop import autoencoder, flax_msgpack, safetensors, unet
+from fmzoo.interop.flax_msgpack import TEXT_WEIGHTS, WEIGHTS
 from fmzoo.interop.mapping import to_ours
 from fmzoo.models.autoencoder import AutoencoderKL
 from fmzoo.models.unet import UNet
+from tests.interop.test_pipelines import SD, make
 
 LEGACY = pathlib.Path(__file__).parents[1] / "data" / "legacy"
 
@@ -125,3 +129,39 @@ def test_tables_of_text_encoders_keep_their_layout(tmp_path):
     np.testing.assert_array_equal(found["text_model.embeddings.token_embedding.weight"], KERNEL)
     (tmp_path / "model.safetensors").touch()
     assert flax_msgpack.find(tmp_path) is None
+
+
+def as_flax(tensors):
+    """The tree that a Flax class would have stored, from tensors of its torch class."""
+    tree = {}
+    for name, x in tensors.items():
+        *parents, last = re.sub(rf"({NUMBERED})\.(\d+)\.", r"\1_\2.", name).split(".")
+        at, x = tree, np.asarray(x)
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        kinds = {True: "embedding", False: "kernel" if x.ndim > 1 else "scale"}
+        last = last if last == "bias" else kinds["embedding" in parents[-1] and "time" not in parents[-1]]
+        axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(x.ndim) if last == "kernel" else None
+        at[last] = x if axes is None else x.transpose(axes)
+    return tree
+
+
+NUMBERED = "down_blocks|up_blocks|resnets|attentions|transformer_blocks|downsamplers|upsamplers|net|to_out"
+
+
+def test_a_pipeline_written_from_flax_loads_as_that_of_torch(tmp_path):
+    fmzoo.save(make(SD, tmp_path / "tokens"), tmp_path / "sd", format="diffusers")
+    needed = fmzoo.load(tmp_path / "sd")
+    for part, file in {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS}.items():
+        (weights,) = (tmp_path / "sd" / part).glob("*.safetensors")
+        (tmp_path / "sd" / part / file).write_bytes(pack(as_flax(safetensors.read_file(weights))))
+        weights.unlink()
+    for name in ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        values = json.loads((tmp_path / "sd" / name).read_text())
+        values = {
+            k: [v[0], f"Flax{v[1]}"] if isinstance(v, list) and v[0] == "diffusers" else v for k, v in values.items()
+        }
+        (tmp_path / "sd" / name).write_text(json.dumps(values | {"_class_name": f"Flax{values['_class_name']}"}))
+    found = fmzoo.load(tmp_path / "sd")
+    assert found.config == needed.config
+    jax.tree.map(np.testing.assert_array_equal, found.params, needed.params)
