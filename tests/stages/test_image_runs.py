@@ -22,8 +22,8 @@ from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.models.unet_config import UNetConfig
 from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, image_report, image_tour, pretrain_images
-from fmzoo.stages.finetune_images import FinetuneImagesConfig, finetune_images
-from fmzoo.stages.images import COSINE, make_objective, prepare
+from fmzoo.stages.finetune_images import FinetuneImagesConfig, WithPrior, finetune_images
+from fmzoo.stages.images import COSINE
 from fmzoo.stages.picture_grid import grid
 from tests.command import fmzoo as command
 
@@ -159,14 +159,17 @@ def test_commands_of_text_refuse_a_model_of_images(run, line):
     assert "of images" in ended.err
 
 
-def test_the_command_pretrains_by_a_preset(tmp_path):
-    small = ("--model.denoiser.channels", "8", "8", "--model.denoiser.groups", "4", "--steps", "1", "--quiet")
-    ended = command("pretrain", "digits", "--workdir", tmp_path / "run", *small, "--batch-size", "8")
+def test_the_command_pretrains_by_a_preset(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(stages, "pretrain_images", lambda config, workdir: given.append((config, workdir)) or True)
+    small = ("--model.denoiser.channels", "8", "8", "--model.process.prediction", "epsilon", "--steps", "1", "--quiet")
+    ended = command("pretrain", "digits", "--workdir", tmp_path / "run", *small)
     assert ended.status == 0, ended.err
     assert "is finished" in ended.out
-    again = command("pretrain", "digits", "--workdir", tmp_path / "run", *small, "--batch-size", "16")
-    assert again.status == 2
-    assert "batch_size is 8 there and 16 here" in again.err
+    [(config, workdir)] = given
+    assert (config.model.denoiser.channels, config.model.process.prediction, config.steps) == ((8, 8), "epsilon", 1)
+    assert config.model.encoder == IMAGE_PRESETS["digits"].model.encoder
+    assert workdir == str(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", IMAGE_PRESETS)
@@ -176,17 +179,6 @@ def test_presets_are_consistent(name):
     picture = data.images(config.data)[0].image
     assert picture.shape == (config.model.size, config.model.size, config.model.channels)
     assert config.model.denoiser.context_dim == config.model.encoder.d_model
-
-
-def test_captions_that_are_dropped_are_the_empty_one():
-    run = prepare(CONFIG)
-    empty = run.tokenizer.encode([""])["text_encoder"][0]
-    batch = next(run.batches)
-    assert batch["text_encoder"].shape == (8, 20)
-    objective = make_objective(CONFIG.model.system, run.tokenizer, dropout=0.999999)
-    told = {**batch, "text_encoder": np.tile(empty, (8, 1))}
-    losses = [objective(run.state.params, {}, b, jax.random.key(0))[0]["loss"].total for b in (batch, told)]
-    assert float(losses[0]) == float(losses[1])
 
 
 def test_classes_are_learned_without_words(tmp_path):
@@ -211,17 +203,28 @@ def test_a_few_pictures_of_one_thing_move_the_adapters_alone(run, tmp_path):
         source=str(run), data="digits", prompt="the digit sks", class_prompt="the digit one", class_count=4, rank=2,
         batch_size=4, steps=3, checkpoint_every=2, quiet=True,
     )  # fmt: skip
-    assert finetune_images(dataclasses.replace(config, steps=2), tmp_path / "tuned")
     assert finetune_images(config, tmp_path / "tuned")
-    assert finetune_images(config, tmp_path / "whole")
-    rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("tuned", "whole")]
-    assert rows[0] == rows[1]
     assert {"loss", "prior", "mse"} <= train.read_rows(tmp_path / "tuned" / "metrics.jsonl")[0].keys()
     base, tuned = (flatten_dict(fmzoo.load(path).params, sep="/") for path in (run, tmp_path / "tuned"))
     moved = {path for path in base if not np.array_equal(base[path], tuned[path])}
     assert moved
     assert all(re.search(config.targets, path) for path in moved)
     assert "# Fine-tuning on digits" in (tmp_path / "tuned" / "report.md").read_text()
+
+
+def test_class_pictures_stand_behind_and_are_counted_apart():
+    def make():
+        parts = (data.ImageIterator(data.images("digits"), data.Framing(8, 8, 1), batch_size=2, seed=s) for s in (0, 1))
+        return WithPrior(*parts)
+
+    one, other = make(), make()
+    next(one)
+    other.set_state(json.loads(json.dumps(one.get_state())))
+    batch, same = next(one), next(other)
+    np.testing.assert_array_equal(batch["image"], same["image"])
+    assert batch["weights"].tolist() == [1, 1, 0, 0]
+    assert batch["prior_weights"].tolist() == [0, 0, 1, 1]
+    assert batch["example_id"].tolist() == [2, 3, 2**30 + 2, 2**30 + 3]
 
 
 def test_grids_are_in_reading_order():
