@@ -1,5 +1,7 @@
 """Checkpoints: back on another mesh, of another shape refused, parameters alone, the moving average if asked."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ OPTIMIZER = optax.adamw(1e-3)
 RULES = models.DECODER_RULES
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def state_of(module, seed=0):
     """A state whose every array is its own: moments and average differ from the parameters."""
     state = train.init_state(params_of(module, seed), OPTIMIZER, jax.random.key(seed), ema=True, carry=jnp.arange(3.0))
