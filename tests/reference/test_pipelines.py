@@ -241,12 +241,12 @@ def planted_errors(ours):
     lengths = ours.tokenizer.lengths
     found = {}
     for name in list(lengths)[:2]:
-        shorter = PromptTokenizer(ours.tokenizer.tokenizers, lengths | {name: lengths[name]})
-        wrong = shorter.tokenizers[name]
+        changed = PromptTokenizer(ours.tokenizer.tokenizers, lengths | {name: lengths[name]})
+        wrong = changed.tokenizers[name]
         copied = type(wrong)(*wrong.__reduce__()[1])
         copied.pad_id = 7
-        shorter.tokenizers[name] = copied
-        found[f"pad of {name}"] = dataclasses.replace(ours, tokenizer=shorter)
+        changed.tokenizers[name] = copied
+        found[f"pad of {name}"] = dataclasses.replace(ours, tokenizer=changed)
     if ours.config.family == "sdxl":
         config = dataclasses.replace(ours.config, zero_empty_prompt=False)
         found["zeros"] = dataclasses.replace(ours, config=config)
