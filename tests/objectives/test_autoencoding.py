@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from fmzoo import parallel, train
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.autoencoder_sharding import AUTOENCODER_RULES
 from fmzoo.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from fmzoo.models.image_accounting import image_model_shapes
 from fmzoo.objectives.autoencoding import (
     COEFFICIENTS,
     autoencoding,
@@ -22,6 +24,7 @@ from fmzoo.objectives.autoencoding import (
 )
 from fmzoo.objectives.contract import Objective, divide
 from fmzoo.train.gradients import gradients
+from tests.models.test_autoencoder import critic_shapes, random_params
 
 ROWS = 32  # so that each of 4 microbatches has a row on each of 8 devices
 
@@ -39,11 +42,15 @@ class Case:
         image[3], weights[3] = np.nan, 0
         ids = np.arange(100, 100 + ROWS, dtype=np.int32)
         self.batch = {"image": jnp.asarray(image), "weights": jnp.asarray(weights), "example_id": jnp.asarray(ids)}
-        self.params = {
-            name: jax.tree.map(lambda leaf: leaf.astype(dtype), jax.jit(m.init)(jax.random.key(i), image[:1])["params"])
-            for i, (name, m) in enumerate((("autoencoder", self.module), ("discriminator", self.critic)))
+        shapes = {"autoencoder": image_model_shapes(self.module.config)}
+        shapes["discriminator"] = {
+            path: leaf.shape for path, leaf in flatten_dict(critic_shapes(self.critic.config), sep="/").items()
         }
-        self.params["discriminator"]["score"]["bias"] += 0.9  # so that some scores are past the hinge
+        self.params = {
+            name: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), random_params(found))
+            for name, found in shapes.items()
+        }
+        self.params["discriminator"]["score"]["bias"] += 2.6  # so that some scores are past the hinge
 
     def objectives(self, adaptive):
         return {
