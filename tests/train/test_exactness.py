@@ -66,7 +66,10 @@ def test_every_split_gives_one_gradient_in_float64(name, x64, monkeypatch):
     probe = PROBES[name]()
     whole, metrics = gradient(probe)
     assert all(np.linalg.norm(leaf) > 0 for leaf in jax.tree.leaves(whole))
-    for way, (microbatches, run) in WAYS.items():
+    ways = dict(WAYS)
+    if name not in ("next_token", "denoiser"):  # shard, mixed, takes the same sums
+        del ways["2 microbatches on 4 devices by pmap"]
+    for way, (microbatches, run) in ways.items():
         split, split_metrics = gradient(probe, microbatches, run)
         assert distance(split, whole) < 1e-9, way
         assert split_metrics["loss"] == pytest.approx(metrics["loss"], rel=1e-9), way
@@ -144,7 +147,8 @@ def test_a_planted_error_is_seen(name, plant, x64, shallow):
     if name == "two_terms":  # its row term has parts of weight 0, where a mean of means is not even a number
         probe = probe._replace(batch=probe.batch | {"row_weights": jnp.linspace(0.1, 1, 8)})
     whole, _ = gradient(probe, objective=plant(probe.objective))
-    for way in WAYS if (name, plant) == ("denoiser", noise_by_place) else ("4 microbatches",):
+    alone = list(WAYS)[:4]  # a mixture of two ways goes wrong as either does
+    for way in alone if (name, plant) == ("denoiser", noise_by_place) else ("4 microbatches",):
         microbatches, run = WAYS[way]
         spoilt = distance(gradient(probe, microbatches, run, plant(probe.objective))[0], whole)
         if way == "8 devices by compile":  # one program over the whole batch: there is no part to go wrong on
