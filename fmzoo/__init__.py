@@ -5,7 +5,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {"load": "fmzoo.pretrained", "save": "fmzoo.pretrained", "Pretrained": "fmzoo.models"}
-_ROOMS = ("data", "evals", "generate", "interop", "models", "objectives", "parallel", "stages", "text", "train", "zoo")
+_ROOMS = (
+    "data", "diffusion", "evals", "generate", "interop", "models", "objectives", "parallel", "stages", "text", "train",
+    "zoo",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

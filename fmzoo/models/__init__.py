@@ -3,7 +3,9 @@
 from fmzoo.models.accounting import flops_per_token, matmul_parameters, parameter_count
 from fmzoo.models.attention import Mask, attend, attend_cudnn, attend_splash
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL, from_latents, to_latents
+from fmzoo.models.autoencoder_sharding import AUTOENCODER_RULES
 from fmzoo.models.cache import cache_bytes, init_cache, unstack
+from fmzoo.models.clip_text import CLIP_TEXT_RULES, ClipText, ClipTextConfig
 from fmzoo.models.config import (
     AttentionConfig,
     DecoderConfig,
@@ -13,20 +15,36 @@ from fmzoo.models.config import (
     replace,
 )
 from fmzoo.models.decoder import Decoder
+from fmzoo.models.denoiser import denoise, make_denoiser
 from fmzoo.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from fmzoo.models.dit import DiT, DiTConfig
+from fmzoo.models.dit_sharding import DIT_RULES
 from fmzoo.models.dropout import dropout
+from fmzoo.models.image_accounting import autoencoder_flops, dit_flops, image_model_parameters, mmdit_flops
 from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.mmdit import MMDiT, MMDiTConfig
 from fmzoo.models.pretrained import Pretrained
 from fmzoo.models.projection import Lora, Node, join_projections, project
 from fmzoo.models.sharding import DECODER_RULES, check_mesh
+from fmzoo.models.t5 import T5_RULES, T5Config, T5Encoder
+from fmzoo.models.text_to_image import TextToImageConfig, encode_prompts
+from fmzoo.models.unet import UNet
+from fmzoo.models.unet_accounting import unet_flops, unet_parameters
+from fmzoo.models.unet_config import UNetConfig
+from fmzoo.models.unet_sharding import UNET_RULES
 
 __all__ = [
+    "AUTOENCODER_RULES",
+    "CLIP_TEXT_RULES",
+    "DECODER_RULES",
+    "DIT_RULES",
+    "T5_RULES",
+    "UNET_RULES",
     "AttentionConfig",
     "AutoencoderConfig",
     "AutoencoderKL",
-    "DECODER_RULES",
+    "ClipText",
+    "ClipTextConfig",
     "Decoder",
     "DecoderConfig",
     "DiT",
@@ -42,23 +60,37 @@ __all__ = [
     "PatchDiscriminator",
     "Pretrained",
     "RopeConfig",
+    "T5Config",
+    "T5Encoder",
+    "TextToImageConfig",
+    "UNet",
+    "UNetConfig",
     "attend",
     "attend_cudnn",
     "attend_splash",
+    "autoencoder_flops",
     "cache_bytes",
     "check_mesh",
+    "denoise",
+    "dit_flops",
     "dropout",
+    "encode_prompts",
     "flops_per_token",
     "from_latents",
+    "image_model_parameters",
     "init_cache",
-    "join_projections",
     "init_lora",
     "join",
+    "join_projections",
+    "make_denoiser",
     "matmul_parameters",
     "merge",
+    "mmdit_flops",
     "parameter_count",
     "project",
     "replace",
     "to_latents",
+    "unet_flops",
+    "unet_parameters",
     "unstack",
 ]
