@@ -103,7 +103,7 @@ def torch_train(size):
 
 
 def ours_generate(size, rows):
-    """Greedy decoding by `fmzoo.generate.decode`, the function below `fmzoo.generate.text`, of weights laid out once."""
+    """Greedy decoding by `fmzoo.generate.decode`, below `fmzoo.generate.text`, of weights laid out once."""
     import jax
     import numpy as np
 
