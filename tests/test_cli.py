@@ -143,7 +143,12 @@ def test_a_part_that_a_preset_lacks_can_be_given(folder, tmp_path):
 def start(*arguments, **changes):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changes}
     del environment["JAX_COMPILATION_CACHE_DIR"]  # as for a user, who sets none
-    command = [sys.executable, "-m", "fmzoo", *map(str, arguments)]
+    # A shell's background jobs, and what they start, are told to ignore SIGINT.
+    code = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "runpy.run_module('fmzoo', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -165,7 +170,10 @@ def test_signals_end_a_run_quietly_and_the_same_line_goes_on(folder, tmp_path, n
     while process.poll() is None and not (timing.exists() and timing.read_text().count("\n") > 5):
         time.sleep(0.05)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == status, err
     assert not err
     assert (tmp_path / "cache" / "fmzoo" / "xla").is_dir()  # what was compiled is kept

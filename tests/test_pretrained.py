@@ -132,7 +132,7 @@ def test_nothing_is_saved_over_what_is_there(tmp_path):
 
 
 def test_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(InputError, match="format is 'gguf'; one of huggingface is needed"):
+    with pytest.raises(InputError, match="format is 'gguf'; one of huggingface, diffusers is needed"):
         fmzoo.save(model(), tmp_path / "model", format="gguf")
 
 
