@@ -41,7 +41,7 @@ def torch_model(name, cls, **options):
             theirs = re.sub(rf"(attentions\.0)\.{old}\.", rf"\1.{new}.", theirs)
         axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[array.ndim]
         assert state[theirs].shape == array.transpose(axes).shape
-        state[theirs] = torch.from_numpy(np.ascontiguousarray(array.transpose(axes)))
+        state[theirs] = torch.from_numpy(np.array(array.transpose(axes), order="C"))
     model.load_state_dict(state)
     return model.eval()
 
