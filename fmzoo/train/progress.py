@@ -41,7 +41,7 @@ class Progress:
           folder: of the run: gets ``timing.jsonl`` and ``tensorboard/``.
           first: the step that the run starts or goes on from.
           steps: the total.
-          tokens: a step, over all hosts.
+          tokens: a step, over all hosts; 0 where there are none, and steps are counted.
           flops: a step by the stated formula, over all hosts; 0 if unknown.
           quiet: show nothing.
         """
@@ -82,12 +82,12 @@ class Progress:
         """Takes a finished step."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        speed = self._tokens / seconds
+        unit, speed = ("tokens", self._tokens / seconds) if self._tokens else ("steps", 1 / seconds)
         if self._events is not None:
-            self._events.add(step, {**metrics, "tokens_per_second": speed})
+            self._events.add(step, {**metrics, f"{unit}_per_second": speed})
         if self._bar is not None:
             losses = " ".join(f"{loss:.4f}" for loss in values_of(metrics, "loss"))
-            status = f"loss {losses}  {speed:,.0f} tokens/s"
+            status = f"loss {losses}  {speed:,.{0 if self._tokens else 1}f} {unit}/s"
             if self._rate:
                 status += f"  {self._flops / seconds / self._rate:.0%} of matmul rate"
             self._bar.update(self._task, completed=step, status=status)
