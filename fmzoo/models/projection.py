@@ -67,9 +67,8 @@ def _project_keeping(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 
 def _gradients_transposing(kept: tuple[Array, Array], grads: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    columns = jax.lax.optimization_barrier(
-        x.reshape(-1, x.shape[-1]).T
-    )  # else the transpose is folded into the product
+    # Without the barrier the transpose is folded into the product.
+    columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     return jnp.matmul(grads, kernel.T), jnp.matmul(columns, grads.reshape(-1, grads.shape[-1]))
 
 

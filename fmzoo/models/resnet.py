@@ -11,9 +11,7 @@ from fmzoo.models.norms import GroupNorm
 from fmzoo.models.projection import Weights
 
 Array = jax.Array
-BRANCH_SCALE = (
-    0.1  # of the variance that a residual branch starts with, so that an untrained network stays near its input
-)
+BRANCH_SCALE = 0.1  # of a residual branch's initial variance, so that an untrained network stays near its input
 
 
 class ResnetBlock(nn.Module):
