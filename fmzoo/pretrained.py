@@ -1,5 +1,6 @@
 """Models in and out: `load` from a run, a path or a name of the zoo, and `save`."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def load(
     if isinstance(pretrained.config, TextToImageConfig):
         return image_runs.compute_in(pretrained, compute_dtype)
     config = models.replace(pretrained.config, dtype=compute_dtype)
-    return Pretrained(type(pretrained.module)(config), pretrained.params, config, pretrained.tokenizer)
+    return dataclasses.replace(pretrained, module=type(pretrained.module)(config), config=config)
 
 
 def save(pretrained: Pretrained, folder: epath.PathLike, format: str = "huggingface") -> None:

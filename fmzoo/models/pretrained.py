@@ -15,9 +15,13 @@ class Pretrained:
       params: a plain tree of arrays (or nodes).
       config: the module's frozen config.
       tokenizer: an object of `fmzoo.text.Tokenizer`, or None if the source has none.
+      chat_template: the Jinja source by which the source renders conversations, or None.
+      stop_ids: ids that end an answer besides the tokenizer's eos.
     """
 
     module: nn.Module
     params: Any
     config: Any
     tokenizer: Any = None
+    chat_template: str | None = None
+    stop_ids: tuple[int, ...] = ()
