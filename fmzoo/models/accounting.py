@@ -6,16 +6,19 @@ from fmzoo.models.config import DecoderConfig
 def parameter_count(config: DecoderConfig) -> int:
     """How many numbers `Decoder.init` would make; nothing is allocated."""
     c, norm = config, _norm(config, config.d_model)
-    total = c.vocab_size * c.d_model * (1 if c.tied_head else 2) + norm
-    total += c.context_length * c.d_model if c.position == "learned" else 0
+    width = c.embed_dim or c.d_model
+    total = c.vocab_size * width * (1 if c.tied_head else 2) + (c.vocab_size if c.head_bias else 0)
+    total += 0 if c.embed_dim is None else 2 * width * c.d_model
+    total += (c.final_norm + c.embed_norm) * norm
+    total += (c.context_length + c.position_offset) * c.d_model if c.position == "learned" else 0
     return total + c.num_layers * (_attention(c) + _mlp(c) + _norms_in_block(c) * norm)
 
 
 def matmul_parameters(config: DecoderConfig) -> int:
-    """Parameters that each token is multiplied by: all kernels and the head, tied or not."""
+    """Parameters that each token is multiplied by: all kernels, projections of embeddings, the head, tied or not."""
     a, m, d = config.attention, config.mlp, config.d_model
     attention = d * a.head_dim * (2 * a.num_heads + 2 * a.num_kv_heads)
-    return config.num_layers * (attention + d * m.d_ff * (3 if m.gated else 2)) + config.vocab_size * d
+    return config.num_layers * (attention + d * m.d_ff * (3 if m.gated else 2)) + _head(config)
 
 
 def flops_per_token(config: DecoderConfig, length: int, *, training: bool = True) -> float:
@@ -32,6 +35,12 @@ def flops_per_token(config: DecoderConfig, length: int, *, training: bool = True
         seen += window * (window + 1) / 2 / length + window * (length - window) / length
     forward = 2 * matmul_parameters(config) + 4 * a.num_heads * a.head_dim * seen
     return forward * (3 if training else 1)
+
+
+def _head(c: DecoderConfig) -> int:
+    if c.embed_dim is None:
+        return c.vocab_size * c.d_model
+    return c.embed_dim * (c.vocab_size + 2 * c.d_model)
 
 
 def _attention(c: DecoderConfig) -> int:

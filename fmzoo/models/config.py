@@ -1,14 +1,14 @@
 """The decoder's configuration: one architecture, orthogonal options, each in the part that it changes."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 
 from fmzoo.errors import InputError, nearest
 from fmzoo.models.checks import check, check_options, check_positive
 
-Kind = Literal["global", "local"]
+Kind = Literal["global", "local", "nope"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +92,13 @@ class NormConfig:
     epsilon: float = 1e-5
     bias: bool = False
     unit_offset: bool = False  # multiplies by 1 + w, so that w starts at 0 (Gemma)
-    placement: Literal["pre", "post", "both"] = "pre"  # x + f(norm(x)), x + norm(f(x)), x + norm(f(norm(x)))
+    # x + f(norm(x)), x + norm(f(x)), x + norm(f(norm(x))), norm(x + f(x)) (the first Transformer, OPT 350M)
+    placement: Literal["pre", "post", "both", "residual"] = "pre"
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         check_positive(self, "epsilon")
-        check_options(self, kind=("rms", "layer"), placement=("pre", "post", "both"))
+        check_options(self, kind=("rms", "layer"), placement=("pre", "post", "both", "residual"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,8 @@ class DecoderConfig:
     """A decoder-only transformer.
 
     Layers are ``prefix``, then as many whole ``pattern`` periods as fit ``num_layers``, then the part of a period that
-    is left (the tail). A ``local`` layer attends within ``attention.window`` and turns by ``local_rope`` if it is set.
+    is left (the tail). A ``local`` layer attends within ``attention.window`` and turns by ``local_rope`` if it is set;
+    a ``nope`` layer sees all and does not turn (arXiv 2305.19466; SmolLM3).
     """
 
     vocab_size: int = 32_000
@@ -117,11 +119,16 @@ class DecoderConfig:
     norm: NormConfig = NormConfig()
     prefix: tuple[Kind, ...] = ()
     pattern: tuple[Kind, ...] = ("global",)
-    position: Literal["rope", "learned", "alibi", "none"] = "rope"
+    position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
+    position_offset: int = 0  # the row of a learned or sinusoidal table that position 0 reads (OPT, XGLM: 2)
     rope: RopeConfig = RopeConfig()
     local_rope: RopeConfig | None = None
     block: Literal["sequential", "parallel", "parallel_shared_norm"] = "sequential"
     tied_head: bool = False
+    head_bias: bool = False  # on the logits (Phi, GPT-J)
+    final_norm: bool = True
+    embed_dim: int | None = None  # of embeddings and head, projected to d_model and back (OPT 350M); None is d_model
+    embed_norm: bool = False  # of the embeddings (BLOOM)
     scaled_embedding: bool = False  # multiplies embeddings by sqrt(d_model), rounded to the compute dtype (Gemma)
     logit_softcap: float | None = None  # of the vocabulary logits
     dropout: float = 0.0  # of the embeddings and of each branch before it is added
@@ -132,19 +139,20 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
-        check_positive(self, "vocab_size", "d_model", "num_layers", "context_length", "logit_softcap")
+        check_positive(self, "vocab_size", "d_model", "num_layers", "context_length", "embed_dim", "logit_softcap")
         check(0 <= self.dropout < 1, f"dropout is {self.dropout}; at least 0 and below 1 is needed")
+        check(0 <= self.position_offset < 2**16, f"position_offset is {self.position_offset}; 0 to 65535 is needed")
         check_options(
             self,
-            position=("rope", "learned", "alibi", "none"),
+            position=("rope", "learned", "sinusoidal", "alibi", "none"),
             block=("sequential", "parallel", "parallel_shared_norm"),
             dtype=("float32", "bfloat16", "float16", "float64"),
             layers=("scan", "unrolled"),
             remat=("none", "full", "dots"),
         )
         kinds = {*self.prefix, *self.pattern}
-        check(bool(self.pattern), "pattern is empty; at least one of global, local is needed")
-        check(kinds <= {"global", "local"}, f"pattern holds {sorted(kinds)}; only global and local are known")
+        check(bool(self.pattern), "pattern is empty; at least one of global, local, nope is needed")
+        check(kinds <= {*get_args(Kind)}, f"pattern holds {sorted(kinds)}; only global, local and nope are known")
         check(
             len(self.prefix) <= self.num_layers,
             f"prefix has {len(self.prefix)} layers; at most num_layers={self.num_layers} is needed",
@@ -157,6 +165,14 @@ class DecoderConfig:
         check(
             self.position != "rope" or rotated % 2 == 0,
             f"head_dim {self.attention.head_dim} rotates {rotated} dimensions; an even number is needed",
+        )
+        check(
+            self.position != "sinusoidal" or self.d_model >= 4,
+            f"d_model is {self.d_model}; at least 4 is needed for sinusoidal positions",
+        )
+        check(
+            self.norm.placement != "residual" or self.block == "sequential",
+            f"norm placement residual needs the block sequential, not {self.block}",
         )
         check(
             self.position != "alibi" or self.attention.implementation == "xla",

@@ -1,4 +1,4 @@
-"""Where a token stands: rotary angles with their scalings, and ALiBi's slopes."""
+"""Where a token stands: rotary angles with their scalings, sinusoids, and ALiBi's slopes."""
 
 import math
 
@@ -79,6 +79,19 @@ def rotate(x: Array, angles: tuple[Array, Array], interleaved: bool) -> Array:
     pair = first * cos - second * sin, second * cos + first * sin
     turned = jnp.stack(pair, axis=-1).reshape(turned.shape) if interleaved else jnp.concatenate(pair, axis=-1)
     return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1) if rest.shape[-1] else turned.astype(x.dtype)
+
+
+def sinusoids(positions: Array, width: int, dtype: jnp.dtype) -> Array:
+    """``[..., D]``: sines, then cosines of ``position * 10000 ** (-i / (D / 2 - 1))``, and a 0 if D is odd.
+
+    The order and the exponent are those of Tensor2Tensor and fairseq, not of arXiv 1706.03762, section 3.5.
+    """
+    half = width // 2
+    wide = jnp.promote_types(jnp.float32, dtype)
+    frequencies = 10_000.0 ** -(np.arange(half, dtype=np.float64) / (half - 1))
+    angles = positions[..., None].astype(wide) * jnp.asarray(frequencies, wide)
+    found = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(found, [(0, 0)] * positions.ndim + [(0, width % 2)]).astype(dtype)
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

@@ -45,7 +45,8 @@ def low_rank_rows(rows: tuple) -> list:
 
 def _table() -> tuple:
     rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("head", ("embed", "vocab"))]
-    rows += [("final_norm/(scale|bias)", ("norm",))]
+    rows += [("embed_in", (None, "embed")), ("embed_out", ("embed", None)), ("head_bias", ("vocab",))]
+    rows += [("(embed|final)_norm/(scale|bias)", ("norm",))]
     for pattern, axes in low_rank_rows(_BLOCK):
         rows.append((rf"((prefix|tail)/\d+|period/\d+/\d+)/{pattern}", axes))
         rows.append((rf"period/\d+/{pattern}", ("layers", *axes)))
