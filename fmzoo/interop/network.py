@@ -10,6 +10,7 @@ SCALED_BY = {
     "linear": ("factor",),
     "llama3": ("factor", "original_context", "low_frequency_factor", "high_frequency_factor"),
     "yarn": ("factor", "original_context", "beta_fast", "beta_slow", "attention_factor"),
+    "longrope": ("factor", "original_context", "attention_factor", "short_factors", "long_factors", "stretched"),
 }
 
 
@@ -29,6 +30,7 @@ def _network(c: DecoderConfig) -> DecoderConfig:
         c,
         prefix=(),
         pattern=c.kinds,
+        position_offset=c.position_offset if c.position in ("learned", "sinusoidal") else 0,
         rope=_rope(rope) if "global" in c.kinds else RopeConfig(),
         local_rope=local_rope and _rope(local_rope),
         dropout=0.0,

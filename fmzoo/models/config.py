@@ -18,20 +18,25 @@ class RopeConfig:
     theta: float = 10_000.0
     fraction: float = 1.0  # of head_dim that is rotated (GPT-NeoX, Phi)
     interleaved: bool = False  # pairs (2i, 2i+1) as Meta stores them; else halves (i, i + H/2) as Hugging Face does
-    scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
+    scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
     factor: float = 1.0
-    original_context: int = 8192  # llama3, yarn: the context length that the model was pretrained at
+    original_context: int = 8192  # llama3, yarn, longrope: the context length that the model was pretrained at
     low_frequency_factor: float = 1.0  # llama3
     high_frequency_factor: float = 4.0  # llama3
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn: multiplies cos and sin; None is 0.1 ln(factor) + 1
+    # yarn, longrope: multiplies cos and sin; None is 0.1 ln(factor) + 1, or sqrt(1 + ln(factor) / ln(original_context))
+    attention_factor: float | None = None
+    short_factors: tuple[float, ...] = ()  # longrope: what divides each frequency; () is 1 for all
+    long_factors: tuple[float, ...] = ()  # longrope: the same, for a model that reads beyond original_context
+    stretched: bool = True  # longrope: turn by long_factors, whatever the length of a sequence
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         check_positive(self, "theta", "fraction", "factor", "original_context", "attention_factor")
+        check_positive(self, "short_factors", "long_factors")
         check(self.fraction <= 1, f"rope fraction is {self.fraction}; at most 1 is needed")
-        check_options(self, scaling=("none", "linear", "llama3", "yarn"))
+        check_options(self, scaling=("none", "linear", "llama3", "yarn", "longrope"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +171,11 @@ class DecoderConfig:
             self.position != "rope" or rotated % 2 == 0,
             f"head_dim {self.attention.head_dim} rotates {rotated} dimensions; an even number is needed",
         )
+        for factors in (self.rope.short_factors, self.rope.long_factors):
+            check(
+                len(factors) in (0, rotated // 2),
+                f"rope has {len(factors)} factors; {rotated // 2} are needed, one for each frequency",
+            )
         check(
             self.position != "sinusoidal" or self.d_model >= 4,
             f"d_model is {self.d_model}; at least 4 is needed for sinusoidal positions",

@@ -16,7 +16,9 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> tuple[np.ndarray, flo
 
     ``theta ** (-2i / R)`` (arXiv 2104.09864, section 3.2.2), then one of: ``linear``, divided by the factor
     (2306.15595); ``llama3``, long wavelengths divided, short ones kept, a linear blend between (Llama 3.1's
-    ``rope_scaling``); ``yarn``, a ramp over dimensions and a factor on the scores (2309.00071, section 3).
+    ``rope_scaling``); ``yarn``, a ramp over dimensions and a factor on the scores (2309.00071, section 3);
+    ``longrope``, each divided by a factor of its own (2402.13753, section 3), of which there is a set for short and one for long
+    sequences: the config says which, so that a token's angle does not depend on how long its sequence becomes.
     """
     rotated = int(head_dim * config.fraction)
     plain = config.theta ** -(np.arange(0, rotated, 2, dtype=np.float64) / rotated)
@@ -29,6 +31,11 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> tuple[np.ndarray, flo
         blend = plain / config.factor * stretched + plain * (1 - stretched)
         default = 0.1 * math.log(config.factor) + 1.0 if config.factor > 1 else 1.0
         return blend, default if config.attention_factor is None else config.attention_factor
+    if config.scaling == "longrope":
+        factors = np.array(config.long_factors if config.stretched else config.short_factors)
+        default = 1 + math.log(config.factor) / math.log(config.original_context) if config.factor > 1 else 1.0
+        scaled = default**0.5 if config.attention_factor is None else config.attention_factor
+        return plain / factors if factors.size else plain, scaled
     return plain, 1.0
 
 
