@@ -8,12 +8,13 @@ from fmzoo.errors import InputError
 # Attributes of transformers that change no logit: bookkeeping, ids, training only, or how a call returns its results.
 HARMLESS = frozenset(
     {
-        "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
-        "attn_implementation", "bos_token_id", "cache_implementation", "do_sample", "dtype", "early_stopping",
-        "eos_token_id", "id2label", "initializer_range", "is_llama_config", "keys_to_ignore_at_inference",
-        "label2id", "length_penalty", "max_length", "max_new_tokens", "max_sequence_length", "min_length",
+        "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "activation_dropout",
+        "architectures", "attn_implementation", "bos_token_id", "cache_implementation", "classifier_dropout",
+        "decoder_start_token_id", "do_sample", "dtype", "early_stopping", "eos_token_id", "gradient_checkpointing",
+        "id2label", "init_std", "initializer_range", "is_llama_config", "keys_to_ignore_at_inference", "label2id",
+        "layerdrop", "length_penalty", "max_length", "max_new_tokens", "max_sequence_length", "min_length",
         "model_type", "name_or_path", "no_repeat_ngram_size", "num_beams", "num_labels", "num_return_sequences",
-        "output_attentions", "output_hidden_states", "output_past", "pad_token_id", "pretraining_tp",
+        "output_attentions", "output_hidden_states", "output_past", "pad_token_id", "prefix", "pretraining_tp",
         "problem_type", "repetition_penalty", "return_dict", "task_specific_params", "temperature",
         "tie_last_hidden_states", "tokenizer_class", "top_k", "top_p", "torch_dtype", "transformers.js_config",
         "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_cache", "use_return_dict",

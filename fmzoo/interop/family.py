@@ -16,6 +16,7 @@ ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
@@ -30,7 +31,7 @@ class Family:
     Attributes:
       model_type: as `config.json` has it.
       architecture: the class of transformers that reads what is written.
-      table: the mapping of its weights.
+      table: the mapping of its weights, or what gives it for a config.
       defaults: attributes that a `config.json` may leave out, with the values that transformers then takes.
       read: the config that attributes stand for.
       write: the attributes of a config, without `model_type`; None for a family that is only read. It may lose what the
@@ -39,10 +40,14 @@ class Family:
 
     model_type: str
     architecture: str
-    table: Table
+    table: Table | Callable[[DecoderConfig], Table]
     defaults: dict[str, Any]
     read: Callable[[Attributes], DecoderConfig]
     write: Callable[[DecoderConfig], dict[str, Any]] | None
+
+    def mapping(self, config: DecoderConfig) -> Table:
+        """The mapping of the weights of a config of this family."""
+        return self.table if isinstance(self.table, Table) else self.table(config)
 
 
 def llama_rows(norms: dict[str, str]) -> tuple[Row, ...]:
@@ -117,8 +122,8 @@ def write_activation(c: DecoderConfig) -> str:
 
 
 def write_kinds(c: DecoderConfig) -> list[str]:
-    """`layer_types`."""
-    return [{kind: name for name, kind in KINDS.items()}[kind] for kind in c.kinds]
+    """`layer_types`, in which a layer that does not turn is one that sees all."""
+    return ["sliding_attention" if kind == "local" else "full_attention" for kind in c.kinds]
 
 
 def read_kinds(a: Attributes, num_layers: int, default: Sequence[Kind]) -> dict[str, tuple[Kind, ...]]:

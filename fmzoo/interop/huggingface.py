@@ -37,19 +37,24 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
         folders.refuse_pickles(sorted(folder.iterdir()))
         raise InputError(f"{folder} holds no config.json; a folder that transformers' save_pretrained wrote is needed")
     family, config = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    params = to_ours(family.table, decoder_structure(config), folders.read_tensors(folder), dtype)
+    params = to_ours(family.mapping(config), decoder_structure(config), folders.read_tensors(folder), dtype)
     return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder))
 
 
-def save(pretrained: Pretrained, folder: epath.PathLike) -> None:
+def save(pretrained: Pretrained, folder: epath.PathLike, model_type: str | None = None) -> None:
     """Writes a folder that transformers 4 and 5 load, completely or not at all.
+
+    Args:
+      pretrained: the model; its parameters are written in the dtype that they have.
+      folder: a folder that is not there or empty; may be remote.
+      model_type: the family to write it as, such as ``phi3``; None is the first that computes what the config says.
 
     Raises:
       InputError: no family of transformers computes what the config says, a parameter is no plain array, the folder
         holds something, or it cannot be written.
     """
-    family, attributes = write_config(pretrained.config)
-    tensors = to_theirs(family.table, decoder_structure(pretrained.config), pretrained.params)
+    family, attributes = write_config(pretrained.config, model_type)
+    tensors = to_theirs(family.mapping(pretrained.config), decoder_structure(pretrained.config), pretrained.params)
     attributes["torch_dtype"] = str(next(iter(tensors.values())).dtype)
     tokenizer = pretrained.tokenizer
     for role in ("bos", "eos", "pad"):
@@ -77,16 +82,18 @@ def read_config(values: dict[str, Any], source: str = "config.json") -> tuple[Fa
     return family, config
 
 
-def write_config(config: DecoderConfig) -> tuple[Family, dict[str, Any]]:
-    """The first family that computes what a config says, and the content of its `config.json`.
+def write_config(config: DecoderConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
+    """The first family that computes what a config says, or the one named, and the content of its `config.json`.
 
     A family is tried by writing the config, reading that back, and comparing.
 
     Raises:
-      InputError: there is none.
+      InputError: there is none, or the one named does not.
     """
+    if model_type is not None and model_type not in FAMILIES:
+        raise InputError(f"model_type is {model_type[:60]!r}; {nearest(model_type, FAMILIES)}")
     failures: list[tuple[int, str]] = []
-    for family in FAMILIES.values():
+    for family in FAMILIES.values() if model_type is None else (FAMILIES[model_type],):
         if family.write is None:
             continue
         try:
@@ -101,4 +108,5 @@ def write_config(config: DecoderConfig) -> tuple[Family, dict[str, Any]]:
         if not lost:
             return family, attributes
         failures.append((len(lost), f"{family.model_type} cannot hold {', '.join(lost[:4])}"))
-    raise InputError(f"no family of transformers computes this config: the nearest, {min(failures)[1]}")
+    nearest_one = min(failures, default=(0, f"{model_type}, is only read"))[1]
+    raise InputError(f"no family of transformers computes this config: the nearest, {nearest_one}")

@@ -61,6 +61,23 @@ def joined(axis: int, first: Layout = AS_IS) -> Layout:
     return Layout(split, join)
 
 
+@functools.cache
+def joined_by_head(head_dim: int, first: Layout = AS_IS) -> Layout:
+    """One tensor of theirs holds several arrays of ours, head by head: ``[..., N, arrays, H]``, ``first`` applied."""
+
+    def split(theirs: list[Array], shapes: list[Shape]) -> list[Array]:
+        (whole,) = first.to_ours(theirs, shapes)
+        heads = whole.reshape(*whole.shape[:-1], -1, len(shapes), head_dim)
+        return [heads[..., i, :].reshape(shape) for i, shape in enumerate(shapes)]
+
+    def join(ours: list[Array]) -> list[Array]:
+        heads = [x.reshape(*x.shape[:-1], -1, head_dim) for x in ours]
+        whole = ours[0].__array_namespace__().stack(heads, axis=-2)
+        return first.to_theirs([whole.reshape(*ours[0].shape[:-1], -1)])
+
+    return Layout(split, join)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """Which arrays of ours are which tensors of theirs.
