@@ -10,11 +10,12 @@ from flax import linen as nn
 from fmzoo.errors import InputError, require
 from fmzoo.models.checks import check, check_options, check_positive
 from fmzoo.models.config import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
-from fmzoo.models.decoder import Block, init_layers, look
+from fmzoo.models.decoder import Block, init_layers
 from fmzoo.models.norms import Norm
 from fmzoo.models.projection import Weights, read
 from fmzoo.models.sharding import stacked_rules
 from fmzoo.models.stacked import run_stack
+from fmzoo.models.view import look
 
 Array = jax.Array
 CLIP_TEXT_RULES = stacked_rules(("projection/kernel", ("embed", "norm")))

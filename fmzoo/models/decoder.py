@@ -1,7 +1,7 @@
 """The decoder: embeddings, blocks of attention and feed-forward, a vocabulary head (arXiv 2307.09288, section 2)."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,30 +9,20 @@ from flax import linen as nn
 
 from fmzoo.errors import require
 from fmzoo.models import cache as caching
-from fmzoo.models.activations import ACTIVATIONS
-from fmzoo.models.attention import Mask, alibi_bias, attend, attend_cudnn, attend_splash, keys_and_values, write
-from fmzoo.models.config import DecoderConfig, Kind, RopeConfig
+from fmzoo.models.attention import attend, attend_cudnn, attend_splash, keys_and_values, write
+from fmzoo.models.config import DecoderConfig, Kind
 from fmzoo.models.dropout import dropout, fold
+from fmzoo.models.mlp import Mlp
 from fmzoo.models.norms import Norm
-from fmzoo.models.positions import rope_angles, rotate
+from fmzoo.models.positions import rotate, sinusoids
 from fmzoo.models.projection import Weights, project, project_by_name, read
+from fmzoo.models.view import View, count_positions, look, rope_of
 from fmzoo.parallel import constrain_rows
 
 Array = jax.Array
 Tree = dict[str, Any]
 
 REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-
-
-class View(NamedTuple):
-    """What all layers of a kind share in one call."""
-
-    mask: Mask
-    seen: Array | None  # bool[B or 1, T, S], the mask in full; None where a kernel takes it in parts
-    bias: Array | None  # [B or 1, N, T, S], ALiBi's
-    angles: tuple[Array, Array] | None  # cos and sin [B or 1, T, R / 2]
-    slots: Array | None  # int32[B, T], where the cache takes the new keys
-    whole: bool  # the cache holds all that is seen once the new keys are in; else it is seen beside them
 
 
 class Attention(nn.Module):
@@ -47,7 +37,7 @@ class Attention(nn.Module):
         c, a = self.config, self.config.attention
         q, k, v = self._heads(x)
         if view.angles is not None:
-            interleaved = _rope(c, self.kind).interleaved
+            interleaved = rope_of(c, self.kind).interleaved
             q, k = rotate(q, view.angles, interleaved), rotate(k, view.angles, interleaved)
         if cache is not None:
             old, cache = cache, write(cache, k, v, view.slots)
@@ -88,22 +78,6 @@ class Attention(nn.Module):
         return q, k, v
 
 
-class Mlp(nn.Module):
-    """The feed-forward half (GLU variants: arXiv 2002.05202)."""
-
-    config: DecoderConfig
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """``x [B, T, D]`` to ``[B, T, D]``."""
-        c, m = self.config, self.config.mlp
-        features = dict.fromkeys(("gate", "up") if m.gated else ("up",), m.d_ff)
-        first, *rest = project_by_name(self, x, features, use_bias=m.bias, transposing=c.transposed_inputs)
-        hidden = ACTIVATIONS[m.activation](first)
-        hidden = hidden * rest[0] if m.gated else hidden
-        return Weights(c.d_model, m.bias, 0.5 / c.num_layers, c.transposed_inputs, name="down")(m.d_ff)(hidden)
-
-
 class Block(nn.Module):
     """One layer. Parallel blocks add attention and feed-forward of the same input (GPT-J; PaLM, arXiv 2204.02311)."""
 
@@ -122,20 +96,22 @@ class Block(nn.Module):
         attended, cache = Attention(c, self.kind, name="attention")(y, view, cache, keys)
         attended = dropout(norm("attention_post_norm", attended, "post", "both"), fold(keys, 1), c.dropout)
         if c.block == "sequential":
-            x = x + attended
+            x = norm("attention_norm", x + attended, "residual")
         if c.block != "parallel_shared_norm":
             y = norm("mlp_norm", x, "pre", "both")
         fed = Mlp(c, name="mlp")(y)
         fed = dropout(norm("mlp_post_norm", fed, "post", "both"), fold(keys, 2), c.dropout)
-        return x + fed if c.block == "sequential" else x + attended + fed, {}, cache
+        x = x + fed if c.block == "sequential" else x + attended + fed
+        return norm("mlp_norm", x, "residual"), {}, cache
 
 
 class Decoder(nn.Module):
     """A decoder-only language model.
 
-    Parameters are ``embed``, ``prefix``, ``period``, ``tail``, ``final_norm`` and ``head``, those that the config has.
-    The period's have a leading axis of its repetitions whether the layers run by scan or unrolled;
-    `fmzoo.models.unstack` turns it into a list for decoding.
+    Parameters are ``embed``, ``embed_in``, ``embed_norm``, ``position_embed``, ``prefix``, ``period``, ``tail``,
+    ``final_norm``, ``embed_out``, ``head`` and ``head_bias``, those that the config has. The period's have a leading
+    axis of its repetitions whether the layers run by scan or unrolled; `fmzoo.models.unstack` turns it into a list for
+    decoding.
     """
 
     config: DecoderConfig
@@ -144,16 +120,23 @@ class Decoder(nn.Module):
         """Declares every parameter, so that any method initialises all of them."""
         c = self.config
         fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-        self.embed = read(self, "embed", nn.initializers.normal(0.02), (c.vocab_size, c.d_model))
+        width = c.embed_dim or c.d_model
+        self.embed = read(self, "embed", nn.initializers.normal(0.02), (c.vocab_size, width))
+        if c.embed_dim is not None:
+            self.embed_in = read(self, "embed_in", fan_in, (width, c.d_model))
+            self.embed_out = read(self, "embed_out", fan_in, (c.d_model, width))
         if c.position == "learned":
-            table = (c.context_length, c.d_model)
+            table = (c.context_length + c.position_offset, c.d_model)
             self.position_embed = read(self, "position_embed", nn.initializers.normal(0.02), table)
         for group, kinds, copies in self._groups():
             if not self.has_variable("params", group):
                 self.param(group, init_layers, c, kinds, copies)
-        self.final_norm = Norm(c.norm)
+        self.embed_norm = Norm(c.norm) if c.embed_norm else None
+        self.final_norm = Norm(c.norm) if c.final_norm else None
         if not c.tied_head:
-            self.head = read(self, "head", fan_in, (c.d_model, c.vocab_size))
+            self.head = read(self, "head", fan_in, (width, c.vocab_size))
+        if c.head_bias:
+            self.head_bias = read(self, "head_bias", nn.initializers.zeros, (c.vocab_size,))
 
     def _groups(self) -> list[tuple[str, tuple[Kind, ...], int | None]]:
         c = self.config
@@ -211,16 +194,21 @@ class Decoder(nn.Module):
         for kind in sorted(set(c.kinds)):
             views[kind], table[kind] = look(c, kind, positions, segment_ids, cache, in_order)
         x, aux, layers = self._layers(x, views, cache, dropout_keys)
-        return self.final_norm(x), aux, None if cache is None else {**cache, **layers, "position": table}
+        hidden = x if self.final_norm is None else self.final_norm(x)
+        return hidden, aux, None if cache is None else {**cache, **layers, "position": table}
 
     def unembed(self, hidden: Array) -> Array:
         """Logits ``[..., V]`` of hidden states ``[..., D]``, in float32 or better."""
         c, wide = self.config, jnp.promote_types(jnp.float32, self.config.compute_dtype)
+        if c.embed_dim is not None:
+            hidden = project(hidden, self.embed_out)
         if c.tied_head:
             table = self.embed.astype(hidden.dtype)
             logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=wide)
         else:
             logits = project(hidden, self.head, wide)
+        if c.head_bias:
+            logits = logits + self.head_bias.astype(wide)
         return logits if c.logit_softcap is None else c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
@@ -228,8 +216,15 @@ class Decoder(nn.Module):
         x = self.embed[tokens].astype(dtype)
         if c.scaled_embedding:
             x = x * jnp.asarray(c.d_model**0.5, dtype)
+        if c.embed_dim is not None:
+            x = project(x, self.embed_in)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        rows = jnp.maximum(positions, 0) + c.position_offset
         if c.position == "learned":
-            x = x + self.position_embed[jnp.maximum(positions, 0)].astype(dtype)
+            x = x + self.position_embed[rows].astype(dtype)
+        if c.position == "sinusoidal":
+            x = x + sinusoids(rows, c.d_model, dtype)
         return x
 
     def _layers(self, x: Array, views: dict[Kind, View], cache: Tree | None, keys: Array | None) -> tuple:
@@ -261,46 +256,6 @@ def init_layers(key: Array, config: DecoderConfig, kinds: tuple[Kind, ...], copi
 def dense_attention(config: DecoderConfig) -> DecoderConfig:
     """The config with attention by XLA, which runs everywhere and at any length."""
     return dataclasses.replace(config, attention=dataclasses.replace(config.attention, implementation="xla"))
-
-
-def count_positions(tokens: Array, segment_ids: Array | None, cache: Tree | None) -> Array:
-    """Positions from 0 in each segment ``int32[B or 1, T]``, or on from what the cache holds, pads not counted."""
-    batch, length = tokens.shape
-    index = jnp.arange(length, dtype=jnp.int32)[None]
-    if cache is not None:
-        start = jnp.max(jnp.concatenate(list(cache["position"].values()), axis=1), axis=1, keepdims=True) + 1
-        filled = jnp.ones((batch, length), jnp.int32) if segment_ids is None else (segment_ids > 0).astype(jnp.int32)
-        return start + jnp.cumsum(filled, axis=1, dtype=jnp.int32) - 1
-    if segment_ids is None:
-        return index
-    starts = jnp.concatenate([jnp.ones((batch, 1), bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
-    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-
-
-def look(
-    config: DecoderConfig, kind: Kind, positions: Array, segments: Array | None, cache: Tree | None, in_order: bool
-) -> tuple[View, Array | None]:
-    """What layers of a kind share in this call, and the positions that their cache then holds."""
-    attention, window = config.attention, config.attention.window if kind == "local" else None
-    table = slots = None
-    seen_positions, whole = positions, True
-    if cache is not None:
-        old = cache["position"][kind]
-        slots = caching.choose_slots(positions, old.shape[1], ring=window is not None)
-        table = caching.write_positions(old, positions, slots)
-        whole = window is None or positions.shape[1] == 1
-        seen_positions = table if whole else jnp.concatenate([old, positions], axis=1)
-    mask = Mask(positions, seen_positions, segments, segments, window, in_order)
-    plain = cache is not None or attention.implementation == "xla"
-    bias = alibi_bias(mask, attention.num_heads, config.compute_dtype) if config.position == "alibi" else None
-    angles = None
-    if config.position == "rope":
-        angles = rope_angles(_rope(config, kind), attention.head_dim, positions, config.compute_dtype)
-    return View(mask, mask.dense() if plain else None, bias, angles, slots, whole), table
-
-
-def _rope(config: DecoderConfig, kind: Kind) -> RopeConfig:
-    return config.local_rope if kind == "local" and config.local_rope is not None else config.rope
 
 
 def run_blocks(

@@ -13,11 +13,12 @@ from fmzoo.errors import require
 from fmzoo.models.attention import Mask
 from fmzoo.models.checks import check, check_options, check_positive
 from fmzoo.models.config import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
-from fmzoo.models.decoder import Block, View, init_layers
+from fmzoo.models.decoder import Block, init_layers
 from fmzoo.models.norms import Norm
 from fmzoo.models.projection import read
 from fmzoo.models.sharding import stacked_rules
 from fmzoo.models.stacked import run_stack
+from fmzoo.models.view import View
 
 Array = jax.Array
 T5_RULES = stacked_rules(("relative_bias", (None, "heads")))
