@@ -12,7 +12,7 @@ from flax import struct
 
 from fmzoo.errors import InputError, require
 from fmzoo.generate.sampling import SamplingConfig, draw
-from fmzoo.models import init_cache, join_projections, unstack
+from fmzoo.models import init_cache, join_projections, transpose_kernels, unstack
 
 Array = jax.Array
 GREEDY = SamplingConfig(temperature=0.0)
@@ -119,13 +119,14 @@ def make_rules(keys: Array, sampling: SamplingConfig, stop_ids: Sequence[int], p
 def for_decoding(params: Any) -> Any:
     """A copy of a decoder's parameters that is quicker to decode with; one that has been made already is given back.
 
-    Layers are a list (`fmzoo.models.unstack`), and on one device projections of one input are joined
-    (`fmzoo.models.join_projections`). `decode` and `fmzoo.generate.text` make it at each call for parameters as they
-    are trained or loaded; whoever calls them often makes it once and passes that.
+    Layers are a list (`fmzoo.models.unstack`). On one device projections of one input are joined
+    (`fmzoo.models.join_projections`), and on a CPU kernels lie transposed (`fmzoo.models.transpose_kernels`).
+    `decode` and `fmzoo.generate.text` make it at each call for parameters as they are trained or loaded; whoever calls
+    them often makes it once and passes that.
     """
     if all(isinstance(layers, list) for layers in (params.get("period") or {}).values()):
         return params
-    return _unstack_and_join(params) if all(map(_is_whole, jax.tree.leaves(params))) else _unstack(params)
+    return _lay_out(params, whole=all(map(_is_whole, jax.tree.leaves(params))), cpu=jax.default_backend() == "cpu")
 
 
 def _is_whole(leaf: Any) -> bool:
@@ -133,8 +134,13 @@ def _is_whole(leaf: Any) -> bool:
     return not isinstance(leaf, jax.core.Tracer) and (isinstance(leaf, np.ndarray) or len(leaf.devices()) == 1)
 
 
-_unstack = jax.jit(unstack)
-_unstack_and_join = jax.jit(lambda params: join_projections(unstack(params)))
+@functools.partial(jax.jit, static_argnames=("whole", "cpu"))
+def _lay_out(params: Any, whole: bool, cpu: bool) -> Any:
+    params = unstack(params)
+    if not whole:
+        return params
+    params = join_projections(params)
+    return transpose_kernels(params) if cpu else params
 
 
 @functools.partial(jax.jit, static_argnames=("module", "capacity", "slots"))

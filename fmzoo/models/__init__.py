@@ -24,7 +24,7 @@ from fmzoo.models.image_accounting import autoencoder_flops, dit_flops, image_mo
 from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.mmdit import MMDiT, MMDiTConfig
 from fmzoo.models.pretrained import Pretrained
-from fmzoo.models.projection import Lora, Node, join_projections, project
+from fmzoo.models.projection import Lora, Node, join_projections, project, transpose_kernels
 from fmzoo.models.sharding import DECODER_RULES, check_mesh
 from fmzoo.models.t5 import T5_RULES, T5Config, T5Encoder
 from fmzoo.models.text_to_image import TextToImageConfig, encode_prompts
@@ -90,6 +90,7 @@ __all__ = [
     "project",
     "replace",
     "to_latents",
+    "transpose_kernels",
     "unet_flops",
     "unet_parameters",
     "unstack",

@@ -15,7 +15,7 @@ from fmzoo.models.dropout import dropout, fold
 from fmzoo.models.mlp import Mlp
 from fmzoo.models.norms import Norm
 from fmzoo.models.positions import rotate, sinusoids
-from fmzoo.models.projection import Weights, project, project_by_name, read
+from fmzoo.models.projection import Transposed, Weights, project, project_by_name, read
 from fmzoo.models.view import View, count_positions, look, rope_of
 from fmzoo.parallel import constrain_rows
 
@@ -202,11 +202,7 @@ class Decoder(nn.Module):
         c, wide = self.config, jnp.promote_types(jnp.float32, self.config.compute_dtype)
         if c.embed_dim is not None:
             hidden = project(hidden, self.embed_out)
-        if c.tied_head:
-            table = self.embed.astype(hidden.dtype)
-            logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=wide)
-        else:
-            logits = project(hidden, self.head, wide)
+        logits = project(hidden, Transposed(self.embed) if c.tied_head else self.head, wide)
         if c.head_bias:
             logits = logits + self.head_bias.astype(wide)
         return logits if c.logit_softcap is None else c.logit_softcap * jnp.tanh(logits / c.logit_softcap)

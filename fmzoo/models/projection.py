@@ -1,5 +1,6 @@
 """Weights are read through `project`: a kernel is an array, or a node that knows how to multiply."""
 
+import math
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -42,6 +43,32 @@ class Lora(struct.PyTreeNode):
         """``x [..., D]`` to ``[..., F]``."""
         low = project(project(x, self.a), self.b)
         return project(x, jax.lax.stop_gradient(self.kernel)) + low * jnp.asarray(self.scale, x.dtype)
+
+
+FEW_ROWS = 128  # up to which `Transposed` multiplies from the left
+
+
+class Transposed(struct.PyTreeNode):
+    """A kernel that lies transposed, as a product of few rows reads it quickest on CPU.
+
+    There XLA packs the right factor of a product anew each time, which for a few rows of ``x`` costs more than the
+    product. So the weight is made the left factor and the small ``x`` the right one.
+
+    Attributes:
+      kernel: ``[F, D]``.
+    """
+
+    kernel: Array
+
+    def project(self, x: Array) -> Array:
+        """``x [..., D]`` to ``[..., F]``, in float32 or better."""
+        kernel, wide = self.kernel.astype(x.dtype), jnp.promote_types(jnp.float32, x.dtype)
+        if math.prod(x.shape[:-1]) > FEW_ROWS:
+            return jnp.einsum("...d,fd->...f", x, kernel, preferred_element_type=wide)
+        # The barriers keep XLA from turning the product round again.
+        columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
+        y = jax.lax.optimization_barrier(jnp.matmul(kernel, columns, preferred_element_type=wide))
+        return y.T.reshape(*x.shape[:-1], -1)
 
 
 def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> Array:
@@ -167,3 +194,17 @@ def join_projections(params: Any) -> Any:
             rest = {name: part for name, part in params[owner].items() if name not in names}
             params[owner] = {**rest, "_".join(names): joined}
     return params
+
+
+def transpose_kernels(params: Any) -> Any:
+    """A copy of a decoder's parameters, layers unstacked, with every kernel ``[D, F]`` held as `Transposed`."""
+    if isinstance(params, list):
+        return [transpose_kernels(layer) for layer in params]
+    if not isinstance(params, dict):
+        return params
+
+    def turn(name: str, part: Any) -> Any:
+        plain = name in ("kernel", "head") and not isinstance(part, Node) and part.ndim == 2
+        return Transposed(part.T) if plain else transpose_kernels(part)
+
+    return {name: turn(name, part) for name, part in params.items()}

@@ -234,6 +234,17 @@ def test_joined_projections_change_nothing(x64):
     chex.assert_trees_all_close(once, inside, rtol=0, atol=1e-9)
 
 
+def test_transposed_kernels_give_the_products_of_plain_ones(x64):
+    """Few rows multiply from the left, many from the right; the head is in float32 or better."""
+    x, kernel = np.random.default_rng(0).normal(size=(3, 50, 24)), np.random.default_rng(1).normal(size=(24, 40))
+    node = models.transpose_kernels({"kernel": jnp.asarray(kernel)})["kernel"]
+    for rows in (x[:, :1], x[0], x):
+        np.testing.assert_allclose(models.project(jnp.asarray(rows), node), rows @ kernel, rtol=0, atol=1e-12)
+    wide = models.project(jnp.asarray(x[0], jnp.bfloat16), node, jnp.float32)
+    assert wide.dtype == jnp.float32
+    np.testing.assert_allclose(wide, models.project(jnp.asarray(x[0], jnp.bfloat16), jnp.asarray(kernel), jnp.float32))
+
+
 def test_plain_mlps_and_nodes_are_left_alone(x64):
     config = models.replace(BASE, mlp__gated=False)
     module, params = model(config)
