@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from turns import in_turn, serve
+
 SIZES = {  # d_model, layers, heads, kv heads, d_ff, vocabulary, sequence, batch, tied
     "5M": (256, 6, 4, 2, 704, 4096, 256, 8, True),
     "25M": (512, 8, 8, 4, 1408, 8192, 256, 8, True),
@@ -152,54 +154,12 @@ WORKERS = {
 }
 
 
-def serve(name, size, rows):
-    """A worker: prepares, then runs as often as each line on standard input says and answers with seconds."""
-    run = WORKERS[name](size, rows) if name.endswith("generate") else WORKERS[name](size)
-    run(3)  # the first steps still take their memory from the system
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        run(int(line))
-        print((time.perf_counter() - start) / int(line), flush=True)
-
-
-class Worker:
-    """A worker process that waits for its turn."""
-
-    def __init__(self, name, size, rows=0):
-        command = [sys.executable, __file__, "worker", name, size, str(rows)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        while (line := self._process.stdout.readline().strip()) != "ready":
-            if not line and self._process.poll() is not None:
-                raise SystemExit(f"{name} {size} ended with {self._process.returncode}")
-
-    def run(self, count):
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def in_turn(pairs, rounds, count):
-    """Medians of workers that take turns: ``{name: seconds}``."""
-    workers = {name: Worker(*arguments) for name, arguments in pairs.items()}
-    seconds = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            seconds[name].append(worker.run(count))
-    for worker in workers.values():
-        worker.close()
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def train_table(sizes, rounds):
     table = {}
     for size in sizes:
         count = {"5M": 4, "25M": 2, "110M": 1}[size]
-        found = in_turn({"fmzoo": ("fmzoo-train", size), "torch": ("torch-train", size)}, rounds, count)
+        pairs = {"fmzoo": ("fmzoo-train", size), "torch": ("torch-train", size)}
+        found = in_turn(__file__, pairs, rounds, count)
         d, layers, heads, kv, ff, vocab, length, batch, _ = SIZES[size]
         flops = matmul_flops(size) * length * batch
         table[size] = {name: round(value, 4) for name, value in found.items()}
@@ -225,7 +185,7 @@ def generate_table(rounds):
     table = {}
     for rows in (1, 8):
         pairs = {"fmzoo": ("fmzoo-generate", "110M", rows), "transformers": ("torch-generate", "110M", rows)}
-        found = in_turn(pairs, rounds, 1)
+        found = in_turn(__file__, pairs, rounds, 1)
         table[f"batch {rows}"] = {name: round(value, 3) for name, value in found.items()}
         table[f"batch {rows}"] |= {"ratio": round(found["transformers"] / found["fmzoo"], 3)}
         table[f"batch {rows}"] |= {"fmzoo tokens/s": round(rows * NEW / found["fmzoo"], 1)}
@@ -261,6 +221,6 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        serve(WORKERS[sys.argv[2]](sys.argv[3], *map(int, sys.argv[4:])), warm=3)
     else:
         main()

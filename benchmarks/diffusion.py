@@ -13,10 +13,9 @@ cores half of the rows, as a mesh of two devices; 1 leaves the cores to XLA's ow
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
-import time
+
+from turns import in_turn, serve
 
 CHANNELS, CONTEXT, TOKENS, SIZE, BATCH, STEPS = (64, 128, 256), 256, 77, 32, 4, 20
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -219,7 +218,7 @@ WORKERS = {
     "torch-sample": torch_sample,
 }
 COUNTS = {"forward": 4, "train": 2, "sample": 1}
-WARM = {"forward": 3, "train": 3, "sample": 1}  # the first runs still take their memory from the system
+WARM = {"forward": 3, "train": 3, "sample": 1}
 
 
 def use_devices(count):
@@ -229,48 +228,10 @@ def use_devices(count):
         os.environ["XLA_FLAGS"] = flags
 
 
-def serve(name, devices):
-    """A worker: prepares, then runs as often as each line on standard input says and answers with seconds."""
-    use_devices(devices)
-    run = WORKERS[name]()
-    run(WARM[name.partition("-")[2]])
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        run(int(line))
-        print((time.perf_counter() - start) / int(line), flush=True)
-
-
-class Worker:
-    """A worker process that waits for its turn."""
-
-    def __init__(self, name, devices):
-        command = [sys.executable, __file__, "worker", name, str(devices)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        while (line := self._process.stdout.readline().strip()) != "ready":
-            if not line and self._process.poll() is not None:
-                raise SystemExit(f"{name} ended with {self._process.returncode}")
-
-    def run(self, count):
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def in_turn(what, rounds, devices):
+def compare(what, rounds, devices):
     """Medians of both sides, and their ratio."""
-    workers = {side: Worker(f"{side}-{what}", devices) for side in ("fmzoo", "torch")}
-    seconds = {side: [] for side in workers}
-    for _ in range(rounds):
-        for side, worker in workers.items():
-            seconds[side].append(worker.run(COUNTS[what]))
-    for worker in workers.values():
-        worker.close()
-    found = {side: statistics.median(values) for side, values in seconds.items()}
+    pairs = {side: (f"{side}-{what}", devices) for side in ("fmzoo", "torch")}
+    found = in_turn(__file__, pairs, rounds, COUNTS[what])
     return {**{k: round(v, 4) for k, v in found.items()}, "ratio": round(found["torch"] / found["fmzoo"], 3)}
 
 
@@ -280,11 +241,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--devices", type=int, default=2)
     given = parser.parse_args()
-    print(json.dumps({what: in_turn(what, given.rounds, given.devices) for what in given.what}, indent=2))
+    print(json.dumps({what: compare(what, given.rounds, given.devices) for what in given.what}, indent=2))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        serve(sys.argv[2], int(sys.argv[3]))
+        use_devices(int(sys.argv[3]))
+        serve(WORKERS[sys.argv[2]](), warm=WARM[sys.argv[2].partition("-")[2]])
     else:
         main()
