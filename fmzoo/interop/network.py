@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from fmzoo.models import DecoderConfig, RopeConfig, replace
+from fmzoo.models import DecoderConfig, ExpertsConfig, RopeConfig, replace
 
 SCALED_BY = {
     "none": (),
@@ -16,7 +16,10 @@ SCALED_BY = {
 
 def differences(one: DecoderConfig, other: DecoderConfig) -> list[str]:
     """The fields, by their path, in which two configs differ so far that the same weights give other logits."""
-    one, other = (_flat(dataclasses.asdict(_network(config))) for config in (one, other))
+    one, other = (
+        _flat(dataclasses.asdict(_network(config))) | {"experts.dense_layers": config.dense_layers}
+        for config in (one, other)
+    )
     return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
 
 
@@ -37,6 +40,8 @@ def _network(c: DecoderConfig) -> DecoderConfig:
         dtype="float32",
         layers="scan",
         remat="none",
+        mlp=dataclasses.replace(c.mlp, d_ff=c.experts.d_ff) if c.experts and not c.dense_layers else c.mlp,
+        experts=c.experts and _experts(c.experts),
         attention=dataclasses.replace(
             a,
             scale=a.head_dim**-0.5 if a.scale is None else a.scale,
@@ -45,6 +50,11 @@ def _network(c: DecoderConfig) -> DecoderConfig:
             implementation="xla",
         ),
     )
+
+
+def _experts(experts: ExpertsConfig) -> ExpertsConfig:
+    choice = {"top_groups": 1, "group_score": "max"} if experts.groups == 1 else {}
+    return dataclasses.replace(experts, form="grouped", dense_layers=0, **choice)
 
 
 def _rope(rope: RopeConfig) -> RopeConfig:

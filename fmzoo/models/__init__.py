@@ -1,6 +1,11 @@
 """Models as pure functions: Linen modules over plain trees, with the frozen configs that know their size."""
 
-from fmzoo.models.accounting import flops_per_token, matmul_parameters, parameter_count
+from fmzoo.models.accounting import (
+    active_parameter_count,
+    flops_per_token,
+    matmul_parameters,
+    parameter_count,
+)
 from fmzoo.models.attention import Mask, attend, attend_cudnn, attend_splash
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL, from_latents, to_latents
 from fmzoo.models.autoencoder_sharding import AUTOENCODER_RULES
@@ -20,6 +25,7 @@ from fmzoo.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from fmzoo.models.dit import DiT, DiTConfig
 from fmzoo.models.dit_sharding import DIT_RULES
 from fmzoo.models.dropout import dropout
+from fmzoo.models.experts_config import ExpertsConfig, LatentConfig
 from fmzoo.models.image_accounting import autoencoder_flops, dit_flops, image_model_parameters, mmdit_flops
 from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.mmdit import MMDiT, MMDiTConfig
@@ -50,6 +56,8 @@ __all__ = [
     "DiT",
     "DiTConfig",
     "DiscriminatorConfig",
+    "ExpertsConfig",
+    "LatentConfig",
     "Lora",
     "MMDiT",
     "MMDiTConfig",
@@ -65,6 +73,7 @@ __all__ = [
     "TextToImageConfig",
     "UNet",
     "UNetConfig",
+    "active_parameter_count",
     "attend",
     "attend_cudnn",
     "attend_splash",

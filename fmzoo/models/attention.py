@@ -31,6 +31,10 @@ class Mask(struct.PyTreeNode):
     window: int | None = struct.field(pytree_node=False, default=None)
     in_order: bool = struct.field(pytree_node=False, default=False)
 
+    def queried(self) -> Array:
+        """``bool[B or 1, T]``, true where the query is no pad."""
+        return (self.q_positions >= 0) & (True if self.q_segments is None else self.q_segments > 0)
+
     def dense(self) -> Array:
         """``bool[B or 1, T, S]``, true where the query may look."""
         distance = self.q_positions[:, :, None] - self.k_positions[:, None, :]
@@ -74,7 +78,7 @@ def attend(
     Args:
       q: ``[B, T, N, H]``.
       k: ``[B, S, K, H]`` with N divisible by K.
-      v: ``[B, S, K, H]``.
+      v: ``[B, S, K, H]``, or of another width.
       seen: ``bool[B or 1, T, S]``, or None where every query sees all. One that sees nothing gets some finite value.
       scale: of the scores.
       bias: ``[B or 1, N, T, S]`` on the scores, or None.
@@ -86,7 +90,7 @@ def attend(
       window: None is all keys.
 
     Returns:
-      ``[B, T, N, H]`` in the dtype of ``q``; scores and softmax are in float32 or better.
+      ``[B, T, N, H]``, as wide as ``v``, in the dtype of ``q``; scores and softmax are in float32 or better.
     """
     length = q.shape[1]
     whole = not in_order or length < BLOCKS * SMALLEST_BLOCK or (dropout_keys is not None and dropout_rate > 0)
@@ -132,7 +136,7 @@ def _attend_whole(
         scores = jnp.where(seen[:, None], scores, jnp.finfo(wide).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_keys, dropout_rate).astype(v.dtype)
     weights = weights.reshape(batch, kv_heads, (heads // kv_heads) * length, -1)
-    return jnp.swapaxes(jnp.matmul(weights, v).reshape(batch, heads, length, width), 1, 2)
+    return jnp.swapaxes(jnp.matmul(weights, v).reshape(batch, heads, length, v.shape[-1]), 1, 2)
 
 
 def attend_cudnn(q: Array, k: Array, v: Array, mask: Mask, *, scale: float) -> Array:

@@ -31,14 +31,16 @@ def init_cache(config: DecoderConfig, batch: int, length: int, *, stacked: bool 
 
     Returns:
       ``position {kind: int32[B, S]}`` (-1 is empty) and for each layer of ``prefix``, ``period`` and ``tail``
-      ``k [B, K, H, S]`` and ``v [B, K, S, H]``, the period's with a leading axis of its repetitions, in the compute
-      dtype.
+      ``k [B, K, H, S]`` and ``v [B, K, S, H]``, or ``latent [B, S, kv_rank + rope_dim]``, the period's with a leading
+      axis of its repetitions, in the compute dtype.
     """
 
     def layer(kind: Kind, *leading: int) -> dict[str, Array]:
-        slots, width = slot_count(config, kind, length), config.attention.head_dim
-        rows = (*leading, batch, config.attention.num_kv_heads)
-        shapes = {"k": (*rows, width, slots), "v": (*rows, slots, width)}
+        a, slots = config.attention, slot_count(config, kind, length)
+        rows = (*leading, batch, a.num_kv_heads)
+        shapes = {"k": (*rows, a.head_dim, slots), "v": (*rows, slots, a.head_dim)}
+        if a.latent is not None:
+            shapes = {"latent": (*leading, batch, slots, a.latent.kv_rank + a.latent.rope_dim)}
         return {name: jnp.zeros(shape, config.compute_dtype) for name, shape in shapes.items()}
 
     def period(kind: Kind) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fmzoo.errors import InputError, nearest
 from fmzoo.models.checks import check, check_options, check_positive
+from fmzoo.models.experts_config import ExpertsConfig, LatentConfig
 
 Kind = Literal["global", "local", "nope"]
 
@@ -41,7 +42,7 @@ class RopeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
-    """Multi-head, grouped-query or multi-query attention with a head width of its own."""
+    """Multi-head, grouped-query, multi-query or latent attention with a head width of its own."""
 
     num_heads: int = 8
     num_kv_heads: int = 8
@@ -54,6 +55,7 @@ class AttentionConfig:
     window: int | None = None  # keys that a local layer sees, itself included
     dropout: float = 0.0  # of the attention probabilities
     implementation: Literal["xla", "cudnn", "splash"] = "xla"
+    latent: LatentConfig | None = None  # keys and values, and perhaps queries, come from a narrow latent (DeepSeek)
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
@@ -72,6 +74,23 @@ class AttentionConfig:
             self.implementation != "cudnn" or self.logit_softcap is None,
             f"logit_softcap {self.logit_softcap} needs the implementation xla or splash, not cudnn",
         )
+        if self.latent is not None:
+            self._check_latent(self.latent)
+
+    def _check_latent(self, latent: LatentConfig) -> None:
+        check(
+            self.num_heads == self.num_kv_heads and self.qk_norm == "none" and self.implementation == "xla",
+            "latent attention needs num_kv_heads equal to num_heads, qk_norm none and the implementation xla",
+        )
+        check(
+            latent.rope_dim < self.head_dim,
+            f"rope_dim {latent.rope_dim} is not below head_dim {self.head_dim}, of which it is the part that turns",
+        )
+
+    @property
+    def rotary_dim(self) -> int:
+        """The width that rotary positions are for: a head's, or with latent attention the part of it that turns."""
+        return self.head_dim if self.latent is None else self.latent.rope_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +140,7 @@ class DecoderConfig:
     context_length: int = 2048
     attention: AttentionConfig = AttentionConfig()
     mlp: MlpConfig = MlpConfig()
+    experts: ExpertsConfig | None = None  # in the place of the feed-forward half
     norm: NormConfig = NormConfig()
     prefix: tuple[Kind, ...] = ()
     pattern: tuple[Kind, ...] = ("global",)
@@ -166,10 +186,18 @@ class DecoderConfig:
             "local" not in kinds or self.attention.window is not None,
             "pattern has a local layer and attention.window is None; a window above 0 is needed",
         )
-        rotated = int(self.attention.head_dim * self.rope.fraction)
+        check(
+            self.dense_layers <= len(self.prefix),
+            f"experts dense_layers is {self.dense_layers} and prefix has {len(self.prefix)} layers; they must be in it",
+        )
+        check(
+            self.experts is None or not self.mlp.bias,
+            "mlp bias is True, and experts have none; False is needed",
+        )
+        rotated = int(self.attention.rotary_dim * self.rope.fraction)
         check(
             self.position != "rope" or rotated % 2 == 0,
-            f"head_dim {self.attention.head_dim} rotates {rotated} dimensions; an even number is needed",
+            f"head_dim {self.attention.rotary_dim} rotates {rotated} dimensions; an even number is needed",
         )
         for factors in (self.rope.short_factors, self.rope.long_factors):
             check(
@@ -188,6 +216,11 @@ class DecoderConfig:
             self.position != "alibi" or self.attention.implementation == "xla",
             f"position alibi needs the attention implementation xla, not {self.attention.implementation}",
         )
+
+    @property
+    def dense_layers(self) -> int:
+        """How many first layers have a plain feed-forward where others have experts."""
+        return 0 if self.experts is None else self.experts.dense_layers
 
     @property
     def num_periods(self) -> int:

@@ -1,6 +1,7 @@
 """The decoder: embeddings, blocks of attention and feed-forward, a vocabulary head (arXiv 2307.09288, section 2)."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from fmzoo.models import cache as caching
 from fmzoo.models.attention import attend, attend_cudnn, attend_splash, keys_and_values, write
 from fmzoo.models.config import DecoderConfig, Kind
 from fmzoo.models.dropout import dropout, fold
+from fmzoo.models.experts import Experts
+from fmzoo.models.latent_attention import LatentAttention
 from fmzoo.models.mlp import Mlp
 from fmzoo.models.norms import Norm
 from fmzoo.models.positions import rotate, sinusoids
@@ -83,26 +86,31 @@ class Block(nn.Module):
 
     config: DecoderConfig
     kind: Kind
+    sparse: bool = False  # it has the config's experts
 
     @nn.compact
     def __call__(self, x: Array, view: View, cache: Tree | None, keys: Array | None) -> tuple[Array, Tree, Tree | None]:
-        """``x [B, T, D]`` to ``([B, T, D], auxiliary outputs, new cache)``."""
+        """``x [B, T, D]`` to ``([B, T, D], what its router reports, new cache)``."""
         c, place = self.config, self.config.norm.placement
 
         def norm(name: str, y: Array, *places: str) -> Array:
             return Norm(c.norm, name=name)(y) if place in places else y
 
         y = norm("attention_norm", x, "pre", "both")
-        attended, cache = Attention(c, self.kind, name="attention")(y, view, cache, keys)
+        attention = Attention if c.attention.latent is None else LatentAttention
+        attended, cache = attention(c, self.kind, name="attention")(y, view, cache, keys)
         attended = dropout(norm("attention_post_norm", attended, "post", "both"), fold(keys, 1), c.dropout)
         if c.block == "sequential":
             x = norm("attention_norm", x + attended, "residual")
         if c.block != "parallel_shared_norm":
             y = norm("mlp_norm", x, "pre", "both")
-        fed = Mlp(c, name="mlp")(y)
+        if self.sparse:
+            fed, reports = Experts(c, name="experts")(y, view.mask.queried())
+        else:
+            fed, reports = Mlp(c, name="mlp")(y), {}
         fed = dropout(norm("mlp_post_norm", fed, "post", "both"), fold(keys, 2), c.dropout)
         x = x + fed if c.block == "sequential" else x + attended + fed
-        return norm("mlp_norm", x, "residual"), {}, cache
+        return norm("mlp_norm", x, "residual"), reports, cache
 
 
 class Decoder(nn.Module):
@@ -128,9 +136,9 @@ class Decoder(nn.Module):
         if c.position == "learned":
             table = (c.context_length + c.position_offset, c.d_model)
             self.position_embed = read(self, "position_embed", nn.initializers.normal(0.02), table)
-        for group, kinds, copies in self._groups():
+        for group, config, kinds, copies in self._groups():
             if not self.has_variable("params", group):
-                self.param(group, init_layers, c, kinds, copies)
+                self.param(group, init_layers, config, kinds, copies)
         self.embed_norm = Norm(c.norm) if c.embed_norm else None
         self.final_norm = Norm(c.norm) if c.final_norm else None
         if not c.tied_head:
@@ -138,10 +146,14 @@ class Decoder(nn.Module):
         if c.head_bias:
             self.head_bias = read(self, "head_bias", nn.initializers.zeros, (c.vocab_size,))
 
-    def _groups(self) -> list[tuple[str, tuple[Kind, ...], int | None]]:
-        c = self.config
-        groups = [("prefix", c.prefix, None), ("period", c.pattern, c.num_periods), ("tail", c.tail, None)]
-        return [group for group in groups if group[1] and group[2] != 0]
+    def _groups(self) -> list[tuple[str, DecoderConfig, tuple[Kind, ...], int | None]]:
+        """Name, config, kinds and copies of each group of layers; only the prefix has layers without experts."""
+        c, rest = self.config, self.config
+        if c.dense_layers:
+            rest = dataclasses.replace(c, experts=dataclasses.replace(c.experts, dense_layers=0))
+        period = ("period", rest, c.pattern, c.num_periods)
+        groups = [("prefix", c, c.prefix, None), period, ("tail", rest, c.tail, None)]
+        return [group for group in groups if group[2] and group[3] != 0]
 
     def __call__(
         self,
@@ -226,11 +238,11 @@ class Decoder(nn.Module):
     def _layers(self, x: Array, views: dict[Kind, View], cache: Tree | None, keys: Array | None) -> tuple:
         """Runs all blocks: ``(x, {group: {slot: reports}}, {group: {slot: cache}})``."""
         reports, caches, index = {}, {}, 0
-        for group, kinds, copies in self._groups():
+        for group, config, kinds, copies in self._groups():
             params = self.get_variable("params", group)
             held = None if cache is None else cache[group]
             together = repeat_blocks if copies else run_blocks
-            x, reports[group], caches[group] = together(self.config, kinds, params, x, views, held, keys, index)
+            x, reports[group], caches[group] = together(config, kinds, params, x, views, held, keys, index)
             index += len(kinds) * (copies or 1)
         return x, reports, caches
 
@@ -239,14 +251,19 @@ def init_layers(key: Array, config: DecoderConfig, kinds: tuple[Kind, ...], copi
     """Parameters ``{slot: tree}`` of one block of each kind, with a leading axis of ``copies`` unless that is None."""
     x, position = jnp.zeros((1, 1, config.d_model), config.compute_dtype), jnp.zeros((1, 1), jnp.int32)
 
-    def one(kind: Kind, key: Array) -> Tree:
+    def one(i: int, kind: Kind, key: Array) -> Tree:
         view, _ = look(dense_attention(config), kind, position, None, None, True)
-        return Block(dense_attention(config), kind, parent=None).init(key, x, view, None, None)["params"]
+        return make_block(dense_attention(config), i, kind).init(key, x, view, None, None)["params"]
 
     keys = jax.random.split(key, (len(kinds), copies or 1))
     if copies is None:
-        return {str(i): one(kind, keys[i, 0]) for i, kind in enumerate(kinds)}
-    return {str(i): jax.vmap(lambda key, kind=kind: one(kind, key))(keys[i]) for i, kind in enumerate(kinds)}
+        return {str(i): one(i, kind, keys[i, 0]) for i, kind in enumerate(kinds)}
+    return {str(i): jax.vmap(functools.partial(one, i, kind))(keys[i]) for i, kind in enumerate(kinds)}
+
+
+def make_block(config: DecoderConfig, slot: int, kind: Kind) -> Block:
+    """The module of the layer that stands in a slot of its group."""
+    return Block(config, kind, config.experts is not None and slot >= config.dense_layers, parent=None)
 
 
 def dense_attention(config: DecoderConfig) -> DecoderConfig:
@@ -267,7 +284,7 @@ def run_blocks(
     """Runs one block after another; ``index`` is the first one's place in the network, which keys its dropout."""
     reports, caches = {}, {}
     for i, kind in enumerate(kinds):
-        block = Block(config, kind, parent=None)
+        block = make_block(config, i, kind)
 
         def run(
             params: Tree, x: Array, view: View, held: Tree | None, key: Array | None, block: Block = block

@@ -78,6 +78,16 @@ def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> A
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
 
 
+def as_array(kernel: Array | Node) -> Array:
+    """A kernel as the array ``[..., D, F]`` that it stands for: a node's own, or made for this call."""
+    if isinstance(kernel, Transposed):
+        return jnp.swapaxes(kernel.kernel, -1, -2)
+    if isinstance(kernel, Lora):
+        low = jnp.matmul(kernel.a, kernel.b) * kernel.scale
+        return jax.lax.stop_gradient(as_array(kernel.kernel)) + low
+    return kernel.dequantize() if isinstance(kernel, Node) else kernel
+
+
 @jax.custom_vjp
 def project_transposing(x: Array, kernel: Array) -> Array:
     """``x [..., D]`` times ``[D, F]``, whose gradient of the kernel multiplies a transposed copy of ``x``.

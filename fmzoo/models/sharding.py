@@ -1,4 +1,4 @@
-"""How the decoder is split: FSDP over the model width, tensor parallelism over heads, d_ff and vocabulary."""
+"""How the decoder is split: FSDP over the model width, tensor parallelism over heads, d_ff and vocabulary, experts."""
 
 from fmzoo.errors import InputError
 from fmzoo.models.config import DecoderConfig
@@ -10,7 +10,9 @@ _NAMES = {
     "kv_heads": "tensor",
     "d_ff": "tensor",
     "vocab": "tensor",
+    "experts": "expert",
     "layers": None,
+    "latent": None,
     "norm": None,
     "rank": None,
 }
@@ -18,12 +20,18 @@ _BLOCK = (
     ("attention/query/kernel", ("embed", "heads")),
     ("attention/(key|value)/kernel", ("embed", "kv_heads")),
     ("attention/out/kernel", ("heads", "embed")),
-    ("mlp/(gate|up)/kernel", ("embed", "d_ff")),
-    ("mlp/down/kernel", ("d_ff", "embed")),
+    ("attention/(query|key_value)_down/kernel", ("embed", "latent")),
+    ("attention/(query|key_value)_up/kernel", ("latent", "heads")),
+    ("(mlp|experts/shared)/(gate|up)/kernel", ("embed", "d_ff")),
+    ("(mlp|experts/shared)/down/kernel", ("d_ff", "embed")),
+    ("experts/router/kernel", ("embed", "norm")),
+    ("experts/shared_gate/kernel", ("embed", "norm")),
+    ("experts/(gate|up)/kernel", ("experts", "embed", "d_ff")),
+    ("experts/down/kernel", ("experts", "d_ff", "embed")),
     ("attention/query/bias", ("heads",)),
     ("attention/(key|value)/bias", ("kv_heads",)),
     ("mlp/(gate|up)/bias", ("d_ff",)),
-    ("(attention/out|mlp/down)/bias", ("norm",)),
+    ("(attention/out|mlp/down|experts/router|attention/(query|key_value)_down)/bias", ("norm",)),
     ("(attention/)?[a-z_]*norm/(scale|bias)", ("norm",)),
 )
 
@@ -37,8 +45,8 @@ def low_rank_rows(rows: tuple) -> list:
             stem = pattern.removesuffix("kernel")
             out += [
                 (f"{pattern}/kernel", axes),
-                (f"{stem}kernel/a", (axes[0], "rank")),
-                (f"{stem}kernel/b", ("rank", axes[1])),
+                (f"{stem}kernel/a", (*axes[:-1], "rank")),
+                (f"{stem}kernel/b", (*axes[:-2], "rank", axes[-1])),
             ]
     return out
 
@@ -63,11 +71,12 @@ def stacked_rules(*own: tuple[str, tuple[str | None, ...]]) -> Rules:
     return Rules((*rows, *low_rank_rows(own)), _NAMES)
 
 
-def check_mesh(config: DecoderConfig, tensor: int) -> None:
-    """Refuses a size of the tensor axis that would split a head.
+def check_mesh(config: DecoderConfig, tensor: int, expert: int = 1) -> None:
+    """Refuses a size of the tensor axis that would split a head, and one of the expert axis that does not fit.
 
     Raises:
-      InputError: it does not divide ``num_heads``, ``num_kv_heads``, ``d_ff`` or ``vocab_size``.
+      InputError: it does not divide ``num_heads``, ``num_kv_heads``, ``d_ff`` or ``vocab_size``, or the number of
+        experts.
     """
     sizes = {
         "num_heads": config.attention.num_heads,
@@ -75,6 +84,11 @@ def check_mesh(config: DecoderConfig, tensor: int) -> None:
         "d_ff": config.mlp.d_ff,
         "vocab_size": config.vocab_size,
     }
+    if config.experts is not None:
+        sizes |= {"experts d_ff": config.experts.d_ff, "shared_d_ff": config.experts.shared_d_ff}
     for name, size in sizes.items():
         if size % tensor:
             raise InputError(f"mesh axis tensor={tensor} does not divide {name}={size}; a divisor is needed")
+    experts = 1 if config.experts is None else config.experts.num_experts
+    if experts % expert:
+        raise InputError(f"mesh axis expert={expert} does not divide num_experts={experts}; a divisor is needed")

@@ -57,7 +57,7 @@ def look(
     bias = alibi_bias(mask, attention.num_heads, config.compute_dtype) if config.position == "alibi" else None
     angles = None
     if config.position == "rope" and kind != "nope":
-        angles = rope_angles(rope_of(config, kind), attention.head_dim, positions, config.compute_dtype)
+        angles = rope_angles(rope_of(config, kind), attention.rotary_dim, positions, config.compute_dtype)
     return View(mask, mask.dense() if plain else None, bias, angles, slots, whole), table
 
 

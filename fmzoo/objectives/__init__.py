@@ -7,6 +7,7 @@ from fmzoo.objectives.contract import Mean, Objective, ObjectiveFn, Terms, divid
 from fmzoo.objectives.contrastive import contrastive, contrastive_losses
 from fmzoo.objectives.cross_entropy import chunked_cross_entropy, cross_entropy
 from fmzoo.objectives.denoising import denoising
+from fmzoo.objectives.expert_balance import balance_term, normaliser_term, sum_reports
 from fmzoo.objectives.next_token import next_token
 from fmzoo.objectives.variational import variational_bound
 
@@ -17,6 +18,7 @@ __all__ = [
     "Terms",
     "adapted",
     "autoencoding",
+    "balance_term",
     "chunked_cross_entropy",
     "classification",
     "contrastive",
@@ -27,6 +29,8 @@ __all__ = [
     "divide",
     "example_keys",
     "next_token",
+    "normaliser_term",
+    "sum_reports",
     "variational_bound",
     "weighted_mean",
 ]

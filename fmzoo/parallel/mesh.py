@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from fmzoo.errors import InputError, nearest
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "expert")
 BATCH_AXES = ("data", "fsdp")  # rows of the batch are split over both
 
 
@@ -36,7 +36,7 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def mesh(sizes: Mapping[str, int] | str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the axes ``data, fsdp, tensor``; an axis not named has size 1.
+    """A mesh with the axes ``data, fsdp, tensor, expert``; an axis not named has size 1.
 
     Args:
       sizes: size by axis, as a mapping or as ``"fsdp=4,tensor=2"``; one may be -1, which takes what is left. None puts

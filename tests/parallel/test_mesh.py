@@ -11,16 +11,17 @@ from fmzoo.errors import InputError
 @pytest.mark.parametrize(
     ("sizes", "shape"),
     [
-        (None, (8, 1, 1)),
-        ("fsdp=4,tensor=2", (1, 4, 2)),
-        ("data=2, fsdp=2, tensor=2", (2, 2, 2)),
-        ("data=-1,tensor=2", (4, 1, 2)),
-        ({"fsdp": -1}, (1, 8, 1)),
+        (None, (8, 1, 1, 1)),
+        ("fsdp=4,tensor=2", (1, 4, 2, 1)),
+        ("data=2, fsdp=2, tensor=2", (2, 2, 2, 1)),
+        ("data=-1,tensor=2", (4, 1, 2, 1)),
+        ("data=2,expert=4", (2, 1, 1, 4)),
+        ({"fsdp": -1}, (1, 8, 1, 1)),
     ],
 )
-def test_a_mesh_has_three_axes_of_the_sizes_named(sizes, shape):
+def test_a_mesh_has_four_axes_of_the_sizes_named(sizes, shape):
     made = parallel.mesh(sizes)
-    assert made.axis_names == ("data", "fsdp", "tensor")
+    assert made.axis_names == ("data", "fsdp", "tensor", "expert")
     assert made.devices.shape == shape
     assert {d.id for d in made.devices.flat} == {d.id for d in jax.devices()}
 
@@ -47,7 +48,9 @@ def test_a_name_or_number_that_is_none_is_refused(text, words):
 
 @pytest.mark.parametrize("sizes", ["data=3,fsdp=2", "data=-1,fsdp=3", "data=0", "data=-2", "data=-1,fsdp=-1", {"x": 8}])
 def test_sizes_that_do_not_fill_the_devices_are_refused(sizes):
-    with pytest.raises(InputError, match=r"mesh .* does not fill 8 devices; sizes of \('data', 'fsdp', 'tensor'\)"):
+    with pytest.raises(
+        InputError, match=r"mesh .* does not fill 8 devices; sizes of \('data', 'fsdp', 'tensor', 'expert'\)"
+    ):
         parallel.mesh(sizes)
 
 
