@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmzoo.diffusion import SOLVERS, Process, plan, step
+from fmzoo.diffusion import SOLVERS, Process, initial, plan, step
 from fmzoo.errors import InputError
 from tests.diffusion import mixture
 from tests.diffusion.walking import walk
@@ -62,6 +62,25 @@ def test_edm_processes_follow_the_published_algorithms(solver, published):
     x = 80 * noise_of(100)
     ours = walk(mixture.network(EDM), plan(EDM, solver, STEPS), jnp.asarray(x), noise_of)
     np.testing.assert_allclose(ours, published(x), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_heun_does_not_correct_a_step_out_of_pure_noise():
+    """On the cosine schedule, from sigma / alpha of 20,291 to 6.4: corrected, the samples would be 12 away."""
+    process = Process(schedule="cosine", prediction="v_prediction", spacing="trailing")
+    network, noise = mixture.network(process), jnp.asarray(np.random.default_rng(0).standard_normal((64, 2)))
+
+    def end(solver, steps):
+        walk_ = plan(process, solver, steps)
+        return walk(network, walk_, initial(walk_, noise))
+
+    solution = end("heun", 300)
+    far = {
+        (solver, n): np.sqrt(np.mean((end(solver, n) - solution) ** 2)) for solver in ("heun", "euler") for n in (5, 20)
+    }
+    assert len(plan(process, "heun", 10)) == 18
+    assert far["heun", 5] < 0.09
+    assert far["heun", 20] < min(0.01, far["heun", 5] / 8, far["euler", 20] / 4)
 
 
 def test_plans_are_float64_and_count_evaluations():

@@ -1,0 +1,118 @@
+"""Three small denoisers of the digits, one a seed, and what judges the digits that they draw.
+
+Not an experiment: what `guidance_tradeoff` and `solvers_and_steps` share. A denoiser is a run of ``fmzoo pretrain
+digits``, narrower than the preset; it is trained once, about two minutes on one core, and found again in its folder.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy.special import stdtrit
+
+from fmzoo import data, evals
+from fmzoo.models import Pretrained
+from fmzoo.pretrained import load
+from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, pretrain_images
+from fmzoo.stages.feature_networks import gather, train_classifier
+
+SEEDS = (0, 1, 2)
+FRAMING = data.Framing(8, 8, 1)
+HOLDS, OPEN, FAILS = "holds", "is not decided", "FAILS"
+
+
+class Judge(NamedTuple):
+    """A classifier that saw real training digits only, and the digits that samples are held against.
+
+    Attributes:
+      network: the classifier, whose 64 features distances compare.
+      features: of the held-out digits, ``[N, 64]``.
+      captions: of these digits, N: what the denoisers are asked for.
+      labels: the same as numbers, ``[N]``.
+      of_training_digits: the Fréchet distance of as many training digits to the held-out ones.
+    """
+
+    network: Pretrained
+    features: np.ndarray
+    captions: list[str]
+    labels: np.ndarray
+    of_training_digits: float
+
+
+def config(seed: int) -> PretrainImagesConfig:
+    """The preset with half its channels, and half its steps."""
+    preset = IMAGE_PRESETS["digits"]
+    denoiser = dataclasses.replace(preset.model.denoiser, channels=(16, 32), context_dim=32)
+    encoder = dataclasses.replace(preset.model.encoder, d_model=32, d_ff=128)
+    model = dataclasses.replace(preset.model, denoiser=denoiser, encoder=encoder)
+    return dataclasses.replace(
+        preset, model=model, steps=1000, checkpoint_every=500, seed=seed, data_seed=seed, ema=0.99, quiet=True
+    )
+
+
+def denoisers(runs: Path, configs: Sequence[PretrainImagesConfig]) -> list[Pretrained]:
+    """One for each config, trained in ``runs/seed-N`` if that holds none yet."""
+    for each in configs:
+        pretrain_images(each, runs / f"seed-{each.seed}")
+    return [load(runs / f"seed-{each.seed}", average=True) for each in configs]
+
+
+def make_judge(count: int | None = None, seed: int = 0) -> Judge:
+    """Trains the classifier, some seconds, and opens the held-out digits, or the first so many of them."""
+    pictures = data.images("digits")
+    network = train_classifier(pictures, FRAMING, seed=seed)
+    images, captions, labels = gather(data.images("digits", "test"), FRAMING, count)
+    features, training = (evals.image_features(network, rows) for rows in (images, gather(pictures, FRAMING)[0]))
+    rng = np.random.default_rng(seed)
+    draws = [training[rng.permutation(len(training))[: len(features)]] for _ in range(10)]
+    least = float(np.mean([evals.frechet_distance(features, rows) for rows in draws]))
+    return Judge(network, features, captions, labels, least)
+
+
+def quality(judge: Judge, images: np.ndarray) -> dict[str, float]:
+    """Figures of images drawn for the judge's captions, row by row, in [-1, 1] or ``uint8``."""
+    features = evals.image_features(judge.network, images)
+    near, covers = (
+        evals.precision_recall(judge.features, features),
+        evals.density_coverage(judge.features, features),
+    )
+    return {
+        "accuracy": float(np.mean(evals.predict_labels(judge.network, images) == judge.labels)),
+        "precision": near.precision,
+        "recall": near.recall,
+        "coverage": covers.coverage,
+        "frechet": evals.frechet_distance(judge.features, features),
+    }
+
+
+def interval(values: Sequence[float]) -> evals.Interval:
+    """The mean over seeds, and Student's 95 % interval of it: with three seeds 2.5 deviations to either side."""
+    values = np.asarray(values, np.float64)
+    half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
+    return evals.Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+
+
+def is_positive(differences: Sequence[float]) -> str:
+    """Whether a difference, a value a seed, is above 0: it holds, it fails, or 0 lies within its interval."""
+    _, low, high = interval(differences)
+    return HOLDS if low > 0 else FAILS if high < 0 else OPEN
+
+
+def whole(verdicts: Mapping[str, str]) -> str:
+    """What verdicts of the parts say of a claim."""
+    parts = set(verdicts.values())
+    return HOLDS if parts == {HOLDS} else FAILS if HOLDS not in parts else "holds in part"
+
+
+def keys(seed: int, count: int) -> jax.Array:
+    """A key for each row."""
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
