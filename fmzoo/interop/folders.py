@@ -121,9 +121,34 @@ def new_folder(folder: epath.PathLike) -> Iterator[epath.Path]:
             top.rmdir()  # it is empty
         temporary.replace(top)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        where = "more space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "a folder that can be written"
-        raise InputError(f"{folder} cannot be written ({reason}); {where} is needed") from None
+        raise _refuse_writing(folder, error) from None
     finally:
         if temporary.exists():
             temporary.rmtree()
+
+
+@contextlib.contextmanager
+def new_file(path: epath.PathLike) -> Iterator[epath.Path]:
+    """A temporary file that takes the name given when all went well, and is gone when it did not.
+
+    Raises:
+      InputError: something is there already, or it cannot be written (a full disk).
+    """
+    path = epath.Path(path)
+    if path.exists():
+        raise InputError(f"{path} exists already; a new name is needed")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise _refuse_writing(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_writing(path: epath.Path, error: OSError) -> InputError:
+    reason = error.strerror or type(error).__name__
+    where = "more space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "a folder that can be written"
+    return InputError(f"{path} cannot be written ({reason}); {where} is needed")

@@ -63,6 +63,11 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode([i for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)
 
     @property
+    def description(self) -> str:
+        """The content of a `tokenizer.json`."""
+        return self._tokenizer.to_str()
+
+    @property
     def decode_bytes(self):
         """A function from token ids to bytes; there is none (AttributeError) unless the vocabulary is of bytes."""
         if type(self._tokenizer.decoder).__name__ != "ByteLevel":

@@ -9,7 +9,11 @@ from fmzoo.text.files import read_bytes, write_bytes
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model: its own normalisation, its own control tokens."""
+    """A SentencePiece model: its own normalisation, its own control tokens.
+
+    Attributes:
+      model: the content of its `.model` file.
+    """
 
     def __init__(self, model: bytes):
         """Makes the tokenizer from the serialised model.
@@ -19,7 +23,7 @@ class SentencePieceTokenizer:
         """
         import sentencepiece
 
-        self._model = model
+        self.model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
@@ -46,7 +50,7 @@ class SentencePieceTokenizer:
         """Writes `tokenizer.model`."""
         folder = epath.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / "tokenizer.model", self._model)
+        write_bytes(folder / "tokenizer.model", self.model)
 
     @classmethod
     def load(cls, path: epath.PathLike) -> "SentencePieceTokenizer":
@@ -58,4 +62,4 @@ class SentencePieceTokenizer:
             raise InputError(f"{path} ({len(model)} bytes) is no SentencePiece model") from None
 
     def __reduce__(self):
-        return type(self), (self._model,)
+        return type(self), (self.model,)
