@@ -3,6 +3,7 @@
     python benchmarks/decoder.py train --sizes 5M 25M 110M --rounds 5
     python benchmarks/decoder.py generate --rounds 5
     python benchmarks/decoder.py startup --rounds 3
+    python benchmarks/decoder.py profile --sizes 25M
 
 Each side runs in a process of its own; the parent lets them work in turn (ours, theirs, ours, ...), so that both meet
 the same machine, and prints one JSON object: medians in seconds, and ratios above 1 where ours is quicker. Needs the
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 
+from operations import profile
 from turns import in_turn, serve
 
 SIZES = {  # d_model, layers, heads, kv heads, d_ff, vocabulary, sequence, batch, tied
@@ -206,14 +208,25 @@ def startup_table(rounds):
     return {**{k: round(v, 2) for k, v in found.items()}, "ratio": round(found["torch"] / found["fmzoo"], 3)}
 
 
+def profile_table(sizes):
+    """Where our training steps and greedy decoding at batch 1 and 8 spend their time."""
+    table = {}
+    for size in sizes:
+        table[f"training step, {size}"] = profile(ours_train(size))
+        table |= {f"decoding, {size}, batch {rows}": profile(ours_generate(size, rows)) for rows in (1, 8)}
+    return table
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "generate", "startup"])
+    parser.add_argument("what", choices=["train", "generate", "startup", "profile"])
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     if given.what == "train":
         found = train_table(given.sizes, given.rounds)
+    elif given.what == "profile":
+        found = profile_table(given.sizes)
     else:
         found = {"generate": generate_table, "startup": startup_table}[given.what](given.rounds)
     print(json.dumps({given.what: found}, indent=2))
