@@ -16,7 +16,7 @@ Array = jax.Array
 Row = dict[str, Array]
 Table = dict[str, np.ndarray]
 SMALLEST_VARIANCE = 1e-20
-LARGEST_FALL = 100.0  # of sigma / alpha in a step that Heun's method corrects
+LARGEST_FALL = 100.0  # of sigma / alpha, from above as much, in a step that Heun's method corrects
 
 
 def no_memory(x: Array) -> tuple:
@@ -83,7 +83,7 @@ def ancestral(row: Row, memory: tuple, estimate: Estimate, x: Array, noise: Arra
 
 
 def heun_table(process: Process, grid: Grid) -> Table:
-    """Two rows a step, the second of them at its end; one where the step ends in the data or falls too far.
+    """Two rows a step, the second of them at its end; one where it ends in the data or falls too far out of noise.
 
     In ``x / alpha`` the correction is half of the fall ``sigma / sigma' - 1`` times the change of the estimate of x0.
     The cosine schedule ends at ``sigma / alpha`` of 20,291; ten steps spaced to its end begin with a fall to 6.4, and
@@ -100,7 +100,7 @@ def heun_table(process: Process, grid: Grid) -> Table:
         "time": grid.next_time, "alpha": grid.next_alpha, "sigma": grid.next_sigma, "corrects": np.ones_like(here),
     }  # fmt: skip
     both = {name: np.stack([predict[name], correct[name]], axis=1).reshape(-1) for name in predict}
-    far = np.repeat(here > LARGEST_FALL * there, 2) & (both["corrects"] > 0)
+    far = np.repeat(here > LARGEST_FALL * np.maximum(there, 1), 2) & (both["corrects"] > 0)
     evaluated = (both["sigma"] > 0) & ~far
     return {name: column[evaluated] for name, column in both.items()}
 

@@ -134,6 +134,18 @@ def test_cosine_betas_and_few_steps(solver, monkeypatch):
         check(SD, solver, steps, monkeypatch, prediction_type="v_prediction", timestep_spacing="trailing")
 
 
+def test_heun_from_the_end_of_the_cosine_schedule(monkeypatch):
+    """Ours leaves the correction of the first step out; with it, it is diffusers' to what float32 loses there."""
+    options = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    scheduler = scheduler_of(COSINE, "heun", "betas", **options)
+    process = process_from_scheduler({"_class_name": "HeunDiscreteScheduler"} | COSINE | options)
+    drawn, theirs_ = ours(process, "heun", 10), theirs(scheduler, 10, monkeypatch)
+    assert np.abs(drawn).max() < 3
+    assert np.abs(theirs_).max() > 30
+    monkeypatch.setattr("fmzoo.diffusion.single_step.LARGEST_FALL", np.inf)
+    np.testing.assert_allclose(ours(process, "heun", 10), theirs_, rtol=0, atol=5e-3 * np.abs(theirs_).max())
+
+
 @pytest.mark.parametrize("solver", KARRAS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_sigmas_spaced_as_karras(solver, spacing, monkeypatch):
