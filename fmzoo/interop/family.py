@@ -97,6 +97,14 @@ def read_heads(a: Attributes, d_model: int) -> dict[str, int]:
     }
 
 
+def read_equal_heads(a: Attributes, width: str, heads: str) -> dict[str, int]:
+    """The fields of `AttentionConfig` that count heads where they share the width and each has keys of its own."""
+    d_model, count = a.integer(width), a.integer(heads)
+    if d_model % count:
+        raise a.refuse(width, d_model, f"a multiple of {heads} {count}")
+    return {"num_heads": count, "num_kv_heads": count, "head_dim": d_model // count}
+
+
 def write_sizes(c: DecoderConfig) -> dict[str, Any]:
     """The attributes that all families with Llama's names have."""
     return {
@@ -116,9 +124,9 @@ def write_sizes(c: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def write_activation(c: DecoderConfig) -> str:
-    """The name of the activation."""
-    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(c.mlp.activation, c.mlp.activation)
+def write_activation(c: DecoderConfig, tanh: str = "gelu_pytorch_tanh") -> str:
+    """The name of the activation, of which GELU by tanh has several."""
+    return {"gelu_tanh": tanh}.get(c.mlp.activation, c.mlp.activation)
 
 
 def write_kinds(c: DecoderConfig) -> list[str]:

@@ -6,7 +6,23 @@ from etils import epath
 
 from fmzoo import text
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import folders, gemma, gpt2, llama
+from fmzoo.interop import (
+    bloom,
+    deepseek,
+    folders,
+    gemma,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gptj,
+    llama,
+    mixture,
+    olmo2,
+    opt,
+    phi,
+    smollm3,
+    xglm,
+)
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import Family
 from fmzoo.interop.mapping import to_ours, to_theirs
@@ -15,7 +31,8 @@ from fmzoo.interop.structure import decoder_structure
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 from fmzoo.text.files import read_json, write_json
 
-FAMILIES = {family.model_type: family for family in (*llama.FAMILIES, *gemma.FAMILIES, *gpt2.FAMILIES)}
+ROOMS = (llama, gemma, gpt2, gpt_neox, gptj, gpt_neo, opt, bloom, xglm, phi, olmo2, smollm3, mixture, deepseek)
+FAMILIES = {family.model_type: family for room in ROOMS for family in room.FAMILIES}
 
 
 def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
