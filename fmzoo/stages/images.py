@@ -103,9 +103,9 @@ IMAGE_PRESETS = {
         data="mnist", batch_size=32, steps=1500, ema=0.995, checkpoint_every=500,
     ),
     "emoji": PretrainImagesConfig(
-        model=ImageModelConfig(_unet(32, 3, (32, 64, 96), 96, (0, 1, 1)), COSINE, _reader(96, 1024, 24)),
-        optimizer=train.OptimizerConfig(learning_rate=1e-3, warmup_steps=100, weight_decay=0.01),
-        data="emoji", batch_size=32, steps=3000, ema=0.998, checkpoint_every=500,
+        model=ImageModelConfig(_unet(32, 3, (32, 64, 128), 128, (0, 0, 1)), COSINE, _reader(128, 2048, 24)),
+        optimizer=train.OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100, final_fraction=0.02, weight_decay=0.01),
+        data="emoji", batch_size=16, steps=2800, ema=0.998, checkpoint_every=400,
     ),
 }  # fmt: skip
 
