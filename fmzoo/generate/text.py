@@ -50,7 +50,7 @@ def text(
       min_p: None is all tokens.
       repetition_penalty: 1 is none.
       stop: texts that end an answer and are cut off, however they fall into tokens; a special token's name ends it by
-        its id. The tokenizer's eos always does.
+        its id. The tokenizer's eos and the model's `stop_ids` always do.
       example_ids: a number for each prompt that its key is folded with; None is its place in the list.
       sharding: of rows over devices, such as ``NamedSharding(mesh, P("data"))``; the parameters' own is kept.
       on_text: called with a prompt's place and a piece of its answer as soon as that is certain.
@@ -210,7 +210,7 @@ def _split_stops(pretrained: Pretrained, stop: str | Sequence[str]) -> tuple[lis
     tokenizer = pretrained.tokenizer
     eos = getattr(tokenizer, "eos_id", None)
     specials = getattr(tokenizer, "specials", {})
-    ids = {specials[s] for s in stops if s in specials} | ({eos} if eos is not None else set())
+    ids = {specials[s] for s in stops if s in specials} | {*pretrained.stop_ids} | ({eos} if eos is not None else set())
     return sorted(ids), [s for s in stops if s not in specials]
 
 

@@ -31,6 +31,14 @@ from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.mmdit import MMDiT, MMDiTConfig
 from fmzoo.models.pretrained import Pretrained
 from fmzoo.models.projection import Lora, Node, join_projections, project, transpose_kernels
+from fmzoo.models.quantized import (
+    BlockKernel,
+    Int8Kernel,
+    dequantize_params,
+    is_quantized,
+    quantize,
+    quantize_params,
+)
 from fmzoo.models.sharding import DECODER_RULES, check_mesh
 from fmzoo.models.t5 import T5_RULES, T5Config, T5Encoder
 from fmzoo.models.text_to_image import TextToImageConfig, encode_prompts
@@ -49,6 +57,7 @@ __all__ = [
     "AttentionConfig",
     "AutoencoderConfig",
     "AutoencoderKL",
+    "BlockKernel",
     "ClipText",
     "ClipTextConfig",
     "Decoder",
@@ -57,6 +66,7 @@ __all__ = [
     "DiTConfig",
     "DiscriminatorConfig",
     "ExpertsConfig",
+    "Int8Kernel",
     "LatentConfig",
     "Lora",
     "MMDiT",
@@ -81,6 +91,7 @@ __all__ = [
     "cache_bytes",
     "check_mesh",
     "denoise",
+    "dequantize_params",
     "dit_flops",
     "dropout",
     "encode_prompts",
@@ -89,6 +100,7 @@ __all__ = [
     "image_model_parameters",
     "init_cache",
     "init_lora",
+    "is_quantized",
     "join",
     "join_projections",
     "make_denoiser",
@@ -97,6 +109,8 @@ __all__ = [
     "mmdit_flops",
     "parameter_count",
     "project",
+    "quantize",
+    "quantize_params",
     "replace",
     "to_latents",
     "transpose_kernels",

@@ -37,7 +37,11 @@ _BLOCK = (
 
 
 def low_rank_rows(rows: tuple) -> list:
-    """Each kernel's row, then the rows of a LoRA pair in its place: A keeps the input axis, B the output axis."""
+    """Each kernel's row, then the rows of the nodes in its place.
+
+    Of a LoRA pair A keeps the input axis and B the output axis; of a quantised kernel the scales of blocks of inputs
+    keep the output axis.
+    """
     out = []
     for pattern, axes in rows:
         out.append((pattern, axes))
@@ -47,14 +51,22 @@ def low_rank_rows(rows: tuple) -> list:
                 (f"{pattern}/kernel", axes),
                 (f"{stem}kernel/a", (*axes[:-1], "rank")),
                 (f"{stem}kernel/b", (*axes[:-2], "rank", axes[-1])),
+                *_quantized_rows(f"{pattern}(/kernel)?", axes),
             ]
     return out
+
+
+def _quantized_rows(pattern: str, axes: tuple) -> list:
+    return [
+        (f"{pattern}/(values|packed)", axes),
+        (f"{pattern}/(scales|minimums)", (*axes[:-2], None, axes[-1])),
+    ]
 
 
 def _table() -> tuple:
     rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("head", ("embed", "vocab"))]
     rows += [("embed_in", (None, "embed")), ("embed_out", ("embed", None)), ("head_bias", ("vocab",))]
-    rows += [("(embed|final)_norm/(scale|bias)", ("norm",))]
+    rows += [("(embed|final)_norm/(scale|bias)", ("norm",)), *_quantized_rows("head", ("embed", "vocab"))]
     for pattern, axes in low_rank_rows(_BLOCK):
         rows.append((rf"((prefix|tail)/\d+|period/\d+/\d+)/{pattern}", axes))
         rows.append((rf"period/\d+/{pattern}", ("layers", *axes)))

