@@ -337,7 +337,7 @@ def test_a_config_is_written_as_the_first_family_that_computes_it():
     ("changes", "sentence"),
     [
         ({"position": "alibi"}, "the nearest, llama cannot hold position"),
-        ({"attention__qk_norm": "all"}, r"the nearest, \w+ cannot hold attention\.qk_norm|norm\.placement"),
+        ({"attention__qk_norm": "all"}, r"the nearest, llama cannot hold attention\.qk_norm"),
         ({"block": "parallel"}, "the nearest, llama cannot hold block"),
         ({"rope": RopeConfig(interleaved=True)}, r"the nearest, llama cannot hold rope\.interleaved"),
     ],
