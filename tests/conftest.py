@@ -1,5 +1,7 @@
 """Eight host devices for every test, before jax starts; float64 where a test asks for it."""
 
+import ctypes
+import gc
 import os
 import shutil
 import tempfile
@@ -12,6 +14,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",  # tests compile a lot and run little: this halves the suite
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_use_fusion_emitters=false",  # the older emitters compile a step three times as fast
+        "--xla_cpu_parallel_codegen_split_count=1",  # a program is too small to be worth splitting
     )
 )
 
@@ -28,6 +31,37 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class Programs:
+    """Counts what is compiled, and forgets it where a module leaves much: a worker would grow to several gigabytes."""
+
+    most = 300
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event, seconds, **_):
+        self.count += event.endswith("backend_compile_duration")
+
+    def bound(self):
+        if self.count > self.most:
+            jax.clear_caches()
+            gc.collect()
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed until it is told
+            if trim:
+                trim(0)
+            self.count = 0
+
+
+PROGRAMS = Programs()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_bounded():
+    yield
+    PROGRAMS.bound()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Kernels by name against the plain form; positions against their formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +32,17 @@ def test_splash_equals_the_plain_form(kv_heads, window, softcap, packed):
     def splash(q, k, v):
         return attend_splash(q, k, v, mask, scale=0.11, softcap=softcap, interpret=True)
 
-    np.testing.assert_allclose(splash(q, k, v), plain(q, k, v), atol=2e-5)
-    grads = [jax.grad(lambda *a, f=f: jnp.sum(f(*a) ** 2), (0, 1, 2))(q, k, v) for f in (plain, splash)]
-    for ours, theirs in zip(*grads, strict=True):
+    def run(attention):
+        def loss(*heads):
+            y = attention(*heads)
+            return jnp.sum(y**2), y
+
+        grads, y = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+        return y, grads
+
+    (found, grads), (expected, expected_grads) = run(splash), run(plain)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    for ours, theirs in zip(expected_grads, grads, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(np.abs(ours).max()))
 
 
@@ -50,9 +60,9 @@ def test_the_decoder_runs_splash_by_name():
     )  # fmt: skip
     x = jnp.asarray(np.random.default_rng(0).integers(0, 16, (1, 128)), jnp.int32)
     module = models.Decoder(config)
-    params = module.init(jax.random.key(0), x)
+    params = jax.jit(module.init)(jax.random.key(0), x)
     splash = models.Decoder(models.replace(config, attention__implementation="splash"))
-    np.testing.assert_allclose(splash.apply(params, x), module.apply(params, x), atol=2e-5)
+    np.testing.assert_allclose(jax.jit(splash.apply)(params, x), jax.jit(module.apply)(params, x), atol=2e-5)
 
 
 def test_rope_keeps_distances(x64):
@@ -103,6 +113,7 @@ def test_queries_in_order_see_the_same_in_blocks(x64, length, window):
     )
     seen = seen | jnp.eye(length, dtype=bool)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def run(in_order, seen):
         def loss(*heads):
             y = attend(*heads, seen, scale=0.3, bias=bias, softcap=5.0, in_order=in_order, window=window)

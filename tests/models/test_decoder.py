@@ -20,34 +20,59 @@ TINY = models.DecoderConfig(
     dtype="float64",
 )
 LOCAL = {"pattern": ("local", "global"), "attention__window": 3}
-OPTIONS = {
+OPTIONS = {  # options that do not meet share a row
     "plain": {},
     "transposed inputs": {"transposed_inputs": True, "attention__qkv_bias": True},
-    "multi-head": {"attention__num_kv_heads": 4},
-    "multi-query": {"attention__num_kv_heads": 1},
-    "layer norm with biases": {
-        "norm__kind": "layer", "norm__bias": True, "attention__qkv_bias": True, "attention__out_bias": True,
-        "mlp__bias": True, "mlp__gated": False, "mlp__activation": "gelu_tanh",
+    "multi-head, qk norm by head, linear rope": {
+        "attention__num_kv_heads": 4, "attention__qk_norm": "head", "rope__scaling": "linear", "rope__factor": 4.0,
     },
-    "post norm": {"norm__placement": "post"},
+    "multi-query, qk norm over all, llama3 rope": {
+        "attention__num_kv_heads": 1, "attention__qk_norm": "all", "rope__scaling": "llama3", "rope__factor": 8.0,
+        "rope__original_context": 16,
+    },
+    "layer norm with biases, of embeddings too, sinusoids from 2": {
+        "norm__kind": "layer", "norm__bias": True, "attention__qkv_bias": True, "attention__out_bias": True,
+        "mlp__bias": True, "mlp__gated": False, "mlp__activation": "gelu_tanh", "head_bias": True, "embed_norm": True,
+        "position": "sinusoidal", "position_offset": 2,
+    },
+    "post norm, yarn": {
+        "norm__placement": "post", "rope__scaling": "yarn", "rope__factor": 4.0, "rope__original_context": 16,
+    },
     "both norms, unit offset": {"norm__placement": "both", "norm__unit_offset": True, "scaled_embedding": True},
-    "learned positions": {"position": "learned", "tied_head": True},
+    "learned positions from 2, narrow embeddings, norms after sums": {
+        "position": "learned", "position_offset": 2, "tied_head": True, "embed_dim": 5, "norm__placement": "residual",
+        "final_norm": False,
+    },
     "alibi": {"position": "alibi"},
     "alibi in a window": {"position": "alibi", "pattern": ("local",), "attention__window": 4},
-    "no positions": {"position": "none"},
+    "no positions, parallel": {"position": "none", "block": "parallel"},
     "partial interleaved rope": {"rope__fraction": 0.67, "rope__interleaved": True},
-    "linear": {"rope__scaling": "linear", "rope__factor": 4.0},
-    "llama3": {"rope__scaling": "llama3", "rope__factor": 8.0, "rope__original_context": 16},
-    "yarn": {"rope__scaling": "yarn", "rope__factor": 4.0, "rope__original_context": 16},
-    "qk norm by head": {"attention__qk_norm": "head"},
-    "qk norm over all": {"attention__qk_norm": "all"},
-    "soft caps": {"attention__logit_softcap": 2.0, "logit_softcap": 3.0, "attention__scale": 0.7},
+    "soft caps, longrope, layers that do not turn": {
+        "attention__logit_softcap": 2.0, "logit_softcap": 3.0, "attention__scale": 0.7, "pattern": ("global", "nope"),
+        "rope": models.RopeConfig(scaling="longrope", factor=2.0, long_factors=(1.5, 3.0, 6.0)),
+    },
     "windows": LOCAL,
     "windows only": {"pattern": ("local",), "attention__window": 3},
     "local rope, prefix and tail": {
         **LOCAL, "prefix": ("global",), "num_layers": 4, "local_rope": models.RopeConfig(theta=100.0),
     },
-    "parallel": {"block": "parallel"},
+    "experts, latent attention in windows": {
+        "pattern": ("local",), "num_layers": 2, "rope__interleaved": True,
+        "experts": models.ExpertsConfig(6, 2, 10, renormalised=False, scale=1.5),
+        "attention": models.AttentionConfig(
+            4, 4, 10, window=3, latent=models.LatentConfig(kv_rank=8, rope_dim=4, value_dim=5)
+        ),
+    },
+    "shared experts in groups after a dense layer, latent queries": {
+        "attention": models.AttentionConfig(
+            4, 4, 10, qkv_bias=True, latent=models.LatentConfig(kv_rank=8, q_rank=7, rope_dim=4, value_dim=5)
+        ),
+        "prefix": ("global",), "num_layers": 2,
+        "experts": models.ExpertsConfig(
+            6, 2, 10, 1, scores="sigmoid", groups=3, top_groups=2, group_score="top2", selection_bias=True,
+            shared_d_ff=14, shared_gate=True, form="dense",
+        ),
+    },
     "parallel, one norm": {"block": "parallel_shared_norm", "mlp__gated": False, "mlp__activation": "gelu"},
 }  # fmt: skip
 
@@ -66,6 +91,13 @@ def make(name, **more):
     return module, structure.unflatten([jnp.asarray(rng.normal(size=s.shape) * 0.5 + 0.1) for s in leaves])
 
 
+@functools.cache
+def runner(name):
+    """A decoder, its parameters, and its pass, compiled once for each shape."""
+    module, params = make(name)
+    return module, params, jax.jit(lambda params, x, **more: module.apply({"params": params}, x, **more))
+
+
 def tokens(batch=2, length=9, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, 40, (batch, length)), jnp.int32)
 
@@ -73,34 +105,30 @@ def tokens(batch=2, length=9, seed=0):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_cached_equals_uncached(name):
     """Token by token, in chunks, and in chunks that overrun a window: all give the logits of one pass."""
-    module, params = make(name)
-    x = tokens(length=9)
-    run = jax.jit(lambda params, x, cache: module.apply({"params": params}, x, cache=cache))
-    whole = run(params, x, None)
+    (module, params, run), x = runner(name), tokens(length=9)
+    whole = run(params, x)
     for cuts in ([0, 5, 6, 7, 9], [0, 1, 6, 8, 9]):
-        cache, pieces = models.init_cache(module.config, 2, 10), []
+        cache, pieces = models.init_cache(module.config, 2, 12), []
         for a, b in zip(cuts, cuts[1:], strict=False):
-            logits, cache = run(params, x[:, a:b], cache)
+            logits, cache = run(params, x[:, a:b], cache=cache)
             pieces.append(logits)
         assert_close(jnp.concatenate(pieces, 1), whole)
-    listed = models.init_cache(module.config, 2, 10, stacked=False)
-    assert_close(run(models.unstack(params), x, listed)[0], whole)
+    listed = models.init_cache(module.config, 2, 12, stacked=False)
+    assert_close(run(models.unstack(params), x, cache=listed)[0], whole)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_padding_on_either_side_changes_nothing(name):
-    module, params = make(name)
-    x, more = tokens(length=6), tokens(length=2, seed=1)
-    run = jax.jit(lambda params, x, **more: module.apply({"params": params}, x, **more))
+    (module, params, run), x, more = runner(name), tokens(length=7), tokens(length=2, seed=1)
     whole = run(params, jnp.concatenate([x, more], 1))
     for left, right in ((3, 0), (0, 3)):
         inputs = jnp.pad(x, ((0, 0), (left, right)), constant_values=7)
         segments = jnp.pad(jnp.ones_like(x), ((0, 0), (left, right)))
-        assert_close(run(params, inputs, segment_ids=segments)[:, left : left + 6], whole[:, :6])
+        assert_close(run(params, inputs, segment_ids=segments)[:, left : left + 7], whole[:, :7])
         cache = models.init_cache(module.config, 2, 12)
         logits, cache = run(params, inputs, segment_ids=segments, cache=cache)
-        assert_close(logits[:, left : left + 6], whole[:, :6])
-        assert_close(run(params, more, cache=cache)[0], whole[:, 6:])
+        assert_close(logits[:, left : left + 7], whole[:, :7])
+        assert_close(run(params, more, cache=cache)[0], whole[:, 7:])
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -169,7 +197,7 @@ def test_each_window_sees_exactly_its_width():
 
 
 def test_features_unembedded_are_the_logits():
-    module, params = make("soft caps")
+    module, params = make("soft caps, longrope, layers that do not turn")
     hidden, reports, cache = module.apply({"params": params}, tokens(), method="features")
     assert hidden.shape == (2, 9, 24)
     assert cache is None

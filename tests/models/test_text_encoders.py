@@ -31,7 +31,7 @@ def size(module):
 
 @functools.cache
 def params(module):
-    return module.init(jax.random.key(1), TOKENS)
+    return jax.jit(module.init)(jax.random.key(1), TOKENS)
 
 
 @functools.cache

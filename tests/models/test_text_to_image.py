@@ -37,7 +37,7 @@ def system(family, encoders, denoiser, **options):
 def parameters(encoders):
     kinds = {ClipTextConfig: ClipText, T5Config: T5Encoder}
     return {
-        name: kinds[type(encoder)](encoder).init(jax.random.key(len(name)), ROWS)["params"]
+        name: jax.jit(kinds[type(encoder)](encoder).init)(jax.random.key(len(name)), ROWS)["params"]
         for name, encoder in encoders.items()
     }
 

@@ -1,5 +1,7 @@
 """Cross entropy against its definition, and in chunks against whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,16 +24,18 @@ def test_cross_entropy_is_its_definition(x64):
     np.testing.assert_allclose(shaped, smooth + 0.3 * z**2, rtol=1e-12)
 
 
+@functools.cache
+def in_chunks(chunk):
+    """A loss and its gradient."""
+    module = decoder(logit_softcap=4.0, num_layers=1)
+    params, batch, key = params_of(module), text_batch(), jax.random.key(0)
+    objective = objectives.next_token(module, z_loss=0.1, label_smoothing=0.1, chunk=chunk)
+    return jax.jit(jax.value_and_grad(lambda p: divide(objective(p, {}, batch, key)[0]["loss"])))(params)
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 12, 100])
 def test_chunks_change_neither_value_nor_gradient(chunk, x64):
-    module = decoder(logit_softcap=4.0)
-    params, batch, key = params_of(module), text_batch(), jax.random.key(0)
-
-    def run(chunk):
-        objective = objectives.next_token(module, z_loss=0.1, label_smoothing=0.1, chunk=chunk)
-        return jax.jit(jax.value_and_grad(lambda p: divide(objective(p, {}, batch, key)[0]["loss"])))(params)
-
-    (value, grads), (chunked, chunked_grads) = run(None), run(chunk)
+    (value, grads), (chunked, chunked_grads) = in_chunks(None), in_chunks(chunk)
     assert float(value) == pytest.approx(float(chunked), rel=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), grads, chunked_grads)
 
