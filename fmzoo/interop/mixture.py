@@ -31,7 +31,7 @@ QWEN = DEFAULTS | {
     "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
     "num_key_value_heads": 4, "max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
     "attention_bias": False, "use_sliding_window": False, "decoder_sparse_step": 1, "moe_intermediate_size": 768,
-    "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": False,
+    "num_local_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": False,
 }  # fmt: skip
 OLMOE = DEFAULTS | {
     "vocab_size": 50_304, "hidden_size": 2048, "intermediate_size": 2048, "num_hidden_layers": 16,
@@ -87,9 +87,12 @@ def _read_qwen3(a: Attributes) -> DecoderConfig:
     without, bias = a.take("mlp_only_layers", list, optional=True) or [], a.take("attention_bias", bool)
     if without != list(range(len(without))):
         raise a.refuse("mlp_only_layers", without, "the first layers, counted from 0,")
-    a.demand("num_local_experts", a.integer("num_experts"))
+    older = a.integer("num_experts", optional=True)
+    if older is not None:
+        a.demand("num_local_experts", older)
+    number = "num_local_experts" if older is None else "num_experts"
     renormalised = a.take("norm_topk_prob", bool)
-    experts = _read_experts(a, "num_experts", a.integer("moe_intermediate_size"), renormalised, len(without))
+    experts = _read_experts(a, number, a.integer("moe_intermediate_size"), renormalised, len(without))
     layers = {"prefix": ("global",) * len(without)}
     d_ff = a.integer("intermediate_size")
     return _decoder(a, experts, d_ff, layers, qkv_bias=bias, out_bias=bias, qk_norm="head")

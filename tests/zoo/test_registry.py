@@ -70,6 +70,22 @@ def test_an_entry_accounts_for_itself(name):
         assert entry.parameters == pytest.approx(size, rel=0.35)  # Gemma names its 2b without the embeddings
 
 
+ACTIVE = {  # billions, as published; with embeddings and head where that is said
+    "mixtral-8x7b": 12.9,
+    "mixtral-8x22b": 39,
+    "qwen3-30b-a3b": 3.3,
+    "qwen3-235b-a22b": 22,
+    "olmoe-1b-7b": 1.3,
+    "deepseek-v2": 21,
+    "deepseek-v3": 37,
+}
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_a_mixture_activates_what_is_published(name):
+    assert models.active_parameter_count(zoo.entry(name).config()) / 1e9 == pytest.approx(ACTIVE[name], rel=0.02)
+
+
 def test_what_tells_versions_apart():
     assert zoo.entry("llama3-8b").config().rope.scaling == "none"
     assert zoo.entry("llama3.1-8b").config().rope.factor == 8
