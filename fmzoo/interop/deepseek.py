@@ -6,12 +6,13 @@ from typing import Any
 
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
-from fmzoo.interop.experts import expert_rows, experts_of, ignore_training, read_dense_layers
+from fmzoo.interop.experts import expert_rows, experts_of, ignore_training, read_dense_layers, read_experts
 from fmzoo.interop.family import (
     ACTIVATIONS,
     Family,
     llama_rows,
     llama_table,
+    read_depth,
     read_sizes,
     write_activation,
     write_sizes,
@@ -99,14 +100,14 @@ def _read_experts(a: Attributes) -> dict[str, Any]:
     for name in ("num_nextn_predict_layers", "num_mtp_layers"):
         a.integer(name, optional=True, least=0)
     a.take("auto_map", dict, optional=True)
-    number, d_ff = a.integer("n_routed_experts"), a.integer("moe_intermediate_size")
+    number, d_ff = read_experts(a, "n_routed_experts"), a.integer("moe_intermediate_size")
     a.demand("num_local_experts", number)
     a.demand("num_experts", number)
     return {
         "num_experts": number,
         "top_k": a.integer("num_experts_per_tok"),
         "d_ff": d_ff,
-        "dense_layers": read_dense_layers(a, "first_k_dense_replace", a.integer("num_hidden_layers")),
+        "dense_layers": read_dense_layers(a, "first_k_dense_replace", read_depth(a)),
         "scale": a.number("routed_scaling_factor", above=0),
         "shared_d_ff": d_ff * a.integer("n_shared_experts"),
     }

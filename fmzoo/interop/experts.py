@@ -3,9 +3,9 @@
 Version 5 holds them stacked in memory and splits them again when it writes, so both versions read what is written.
 """
 
-
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
+from fmzoo.interop.family import read_depth
 from fmzoo.interop.mapping import Layout, Row, torch_linear
 from fmzoo.models import DecoderConfig, ExpertsConfig
 
@@ -13,6 +13,7 @@ STACKED = Layout(  # [E, in, out] here, E tensors [out, in] there
     lambda theirs, shapes: [theirs[0].__array_namespace__().stack([x.T for x in theirs])],
     lambda ours: [x.T for x in ours[0]],
 )
+MOST_EXPERTS = 100_000  # over all layers
 NAMES = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 
 
@@ -46,6 +47,14 @@ def ignore_training(a: Attributes) -> None:
         a.number(name, optional=True)
     for name in ("output_router_logits", "seq_aux"):
         a.take(name, bool, optional=True)
+
+
+def read_experts(a: Attributes, name: str) -> int:
+    """How many experts a layer has; not so many that their names alone would fill the memory."""
+    count = a.integer(name)
+    if count * read_depth(a) > MOST_EXPERTS:
+        raise a.refuse(name, count, f"at most {MOST_EXPERTS} over all layers")
+    return count
 
 
 def read_dense_layers(a: Attributes, name: str, num_layers: int) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
-from fmzoo.interop.experts import expert_rows, experts_of, ignore_training
+from fmzoo.interop.experts import expert_rows, experts_of, ignore_training, read_experts
 from fmzoo.interop.family import (
     ACTIVATIONS,
     Family,
@@ -64,7 +64,7 @@ def _decoder(
 
 def _read_experts(a: Attributes, number: str, d_ff: int, renormalised: bool, dense_layers: int = 0) -> ExpertsConfig:
     return ExpertsConfig(
-        num_experts=a.integer(number),
+        num_experts=read_experts(a, number),
         top_k=a.integer("num_experts_per_tok"),
         d_ff=d_ff,
         dense_layers=dense_layers,

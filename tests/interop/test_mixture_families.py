@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fmzoo import zoo
 from fmzoo.errors import InputError
@@ -168,6 +170,7 @@ def test_yarn_is_written_as_deepseek_weighs_it():
 @pytest.mark.parametrize(
     ("family", "changes", "sentence"),
     [
+        ("mixtral", {"num_local_experts": 2**30}, "has num_local_experts '1073741824'; at most 100000 over all layers"),
         ("mixtral", {"num_local_experts": 1}, "top_k is 2 of 1 of 1 groups of 1 experts"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, r"has mlp_only_layers '\[1\]'; the first layers, counted from 0"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "has decoder_sparse_step '2'; 1 is needed"),
@@ -186,6 +189,20 @@ def test_yarn_is_written_as_deepseek_weighs_it():
 def test_what_a_family_cannot_be_is_refused(family, changes, sentence):
     with pytest.raises(InputError, match=sentence):
         read_config(attributes(family, **changes))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(FAMILIES)), st.data())
+def test_any_value_of_an_attribute_is_read_or_refused(family, data):
+    odd = st.sampled_from([None, True, -1, 0, 3, 2.5, float("nan"), "silu", "", [], ["x", None], {}, 10**400])
+    names = sorted({*attributes(family), *huggingface.FAMILIES[family].defaults, "rope_scaling"} - {"model_type"})
+    changes = data.draw(st.dictionaries(st.sampled_from(names), odd, min_size=1, max_size=2))
+    refusal = ""
+    try:
+        read_config(attributes(family, **changes))
+    except InputError as error:
+        refusal = str(error)
+    assert len(refusal) < 300
 
 
 @pytest.mark.parametrize(
