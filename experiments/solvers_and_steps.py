@@ -64,7 +64,7 @@ SOLUTION, CHECK = ("dpm++2m", 200), ("heun, Karras", 199)
 Cell = tuple[str, int]  # a solver and its evaluations
 CELLS = [*itertools.product(SOLVERS, EVALUATIONS), CHECK]
 FIGURES = ("frechet", "distance", "accuracy")
-SAMPLES, ENOUGH = 300, 1.1
+SAMPLES, ENOUGH = 200, 1.1
 Results = dict[str, dict[Cell, np.ndarray]]  # by figure and cell, a value a seed
 
 
