@@ -1,10 +1,9 @@
-"""Weights of diffusers' Flax classes (`diffusion_flax_model.msgpack`), which diffusers wrote up to 0.39.
+"""Weights of Flax classes, as diffusers wrote them up to version 0.39 and transformers up to 4.57.
 
-Beside them the text encoders of transformers' Flax classes stand in a pipeline's folder (`flax_model.msgpack`).
-
+Diffusers wrote `diffusion_flax_model.msgpack`, transformers `flax_model.msgpack`, or shards of that and an index.
 Such a file is a tree of names with arrays as its leaves. Reading makes nothing but dictionaries, strings and arrays of
-floating-point numbers from it, whatever it says. The tensors get the names and layouts of diffusers' torch classes, for
-which the mappings are.
+floating-point numbers from it, whatever it says. The tensors get the names and layouts of the torch classes, for which
+the mappings are: a Flax class differs from the torch class beside it in the same way in every family.
 """
 
 import math
@@ -18,8 +17,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from fmzoo.errors import InputError
+from fmzoo.text.files import read_json
 
 WEIGHTS, TEXT_WEIGHTS = "diffusion_flax_model.msgpack", "flax_model.msgpack"
+INDEX = TEXT_WEIGHTS + ".index.json"
 CLASSES = {
     "FlaxUNet2DConditionModel": "UNet2DConditionModel",
     "FlaxAutoencoderKL": "AutoencoderKL",
@@ -33,11 +34,11 @@ MOST_AXES = 8
 NUMBERED = re.compile(
     r"(?<![^/])(down_blocks|up_blocks|resnets|attentions|transformer_blocks|downsamplers|upsamplers|net|to_out)_(\d+)/"
 )
-PARAMETERS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+PARAMETERS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "weight": "weight", "bias": "bias"}
 
 
 def read_file(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a file, by the names and in the layouts of diffusers' torch classes.
+    """The tensors of a file, by the names and in the layouts of the torch classes.
 
     Raises:
       InputError: the file cannot be read, is cut short, or holds something other than a tree of arrays.
@@ -63,6 +64,37 @@ def find(folder: epath.PathLike) -> epath.Path | None:
     if any(path.suffix == ".safetensors" for path in folder.iterdir()):
         return None
     return next((folder / name for name in (WEIGHTS, TEXT_WEIGHTS) if (folder / name).exists()), None)
+
+
+def holds_model(folder: epath.PathLike) -> bool:
+    """Whether a folder holds a model of a Flax class of transformers and no safetensors, which are taken before it."""
+    names = {path.name for path in epath.Path(folder).iterdir()}
+    return not any(name.endswith(".safetensors") for name in names) and not names.isdisjoint((TEXT_WEIGHTS, INDEX))
+
+
+def read_folder(folder: epath.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a model of a Flax class of transformers, from one file or from the shards of its index.
+
+    Raises:
+      InputError: a file is missing or damaged, or the index does not fit the shards.
+    """
+    folder = epath.Path(folder)
+    whole, index = folder / TEXT_WEIGHTS, folder / INDEX
+    if whole.exists():
+        return read_file(whole)
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise InputError(f"{index} has no weight_map of names to files")
+    tensors: dict[str, np.ndarray] = {}
+    for file in sorted(set(places.values())):
+        if not file.endswith(".msgpack") or "/" in file or "\\" in file:
+            raise InputError(f"{index} names {file[:80]!r}; a msgpack file in the same folder is needed")
+        shard = read_file(folder / file)
+        listed = {_name(name, index) for name, where in places.items() if where == file}
+        if odd := sorted(shard.keys() ^ listed):
+            raise InputError(f"{folder / file} and its index disagree on {odd[0][:80]}; a whole copy is needed")
+        tensors |= shard
+    return tensors
 
 
 def read_config(values: dict[str, Any], source: str = "config.json") -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _write(c: DecoderConfig) -> dict[str, Any]:
     return {
         "vocab_size": c.vocab_size, "hidden_size": c.d_model, "num_hidden_layers": c.num_layers,
         "num_attention_heads": c.attention.num_heads, "intermediate_size": c.mlp.d_ff,
-        "max_position_embeddings": c.context_length, "hidden_act": write_activation(c),
+        "max_position_embeddings": c.context_length, "hidden_act": write_activation(c, tanh="gelu_fast"),
         "rotary_pct": c.rope.fraction, "rotary_emb_base": c.rope.theta, "rope_scaling": rope["rope_scaling"],
         "attention_dropout": c.attention.dropout, "hidden_dropout": c.dropout, "layer_norm_eps": c.norm.epsilon,
         "tie_word_embeddings": c.tied_head, "use_parallel_residual": c.block == "parallel",

@@ -9,6 +9,7 @@ from fmzoo.errors import InputError, nearest
 from fmzoo.interop import (
     bloom,
     deepseek,
+    flax_msgpack,
     folders,
     gemma,
     gpt2,
@@ -39,7 +40,8 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
     """Loads a folder that transformers' `save_pretrained` wrote.
 
     Args:
-      folder: with `config.json`, safetensors, and perhaps a tokenizer; may be remote.
+      folder: with `config.json`, safetensors or, of a Flax class, `flax_model.msgpack`, and perhaps a tokenizer; may be
+        remote.
       dtype: what the parameters are stored in, whatever the files hold.
 
     Returns:
@@ -54,7 +56,8 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
         folders.refuse_pickles(sorted(folder.iterdir()))
         raise InputError(f"{folder} holds no config.json; a folder that transformers' save_pretrained wrote is needed")
     family, config = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    params = to_ours(family.mapping(config), decoder_structure(config), folders.read_tensors(folder), dtype)
+    read_tensors = flax_msgpack.read_folder if flax_msgpack.holds_model(folder) else folders.read_tensors
+    params = to_ours(family.mapping(config), decoder_structure(config), read_tensors(folder), dtype)
     return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder))
 
 

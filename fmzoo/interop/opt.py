@@ -76,7 +76,7 @@ def _write(c: DecoderConfig) -> dict[str, Any]:
         "vocab_size": c.vocab_size, "hidden_size": c.d_model, "num_hidden_layers": c.num_layers,
         "ffn_dim": c.mlp.d_ff, "max_position_embeddings": c.context_length, "do_layer_norm_before": before,
         "_remove_final_layer_norm": before and not c.final_norm, "word_embed_proj_dim": c.embed_dim or c.d_model,
-        "num_attention_heads": c.attention.num_heads, "activation_function": write_activation(c),
+        "num_attention_heads": c.attention.num_heads, "activation_function": write_activation(c, tanh="gelu_new"),
         "enable_bias": c.attention.qkv_bias, "layer_norm_elementwise_affine": True, "dropout": c.dropout,
         "attention_dropout": c.attention.dropout, "tie_word_embeddings": c.tied_head,
     }  # fmt: skip

@@ -121,8 +121,13 @@ def _write(c: DecoderConfig) -> dict[str, Any]:
 
 
 def _write_three(c: DecoderConfig) -> dict[str, Any]:
-    original = c.rope.original_context if c.rope.scaling == "longrope" else c.context_length
-    return _write_sizes(c) | {
+    sizes, original = _write_sizes(c), c.context_length
+    if c.rope.scaling == "longrope":  # version 4 accepts three fields and no others
+        scaling, original = sizes["rope_scaling"], c.rope.original_context
+        left_out = ("rope_type", "original_max_position_embeddings")
+        kept = {name: value for name, value in scaling.items() if name not in left_out}
+        sizes["rope_scaling"] = {"type": "longrope"} | kept
+    return sizes | {
         "hidden_act": write_activation(c),
         "rms_norm_eps": c.norm.epsilon,
         "original_max_position_embeddings": original,

@@ -48,7 +48,7 @@ def _write(c: DecoderConfig) -> dict[str, Any]:
     return {
         "vocab_size": c.vocab_size, "max_position_embeddings": c.context_length, "d_model": c.d_model,
         "ffn_dim": c.mlp.d_ff, "num_layers": c.num_layers, "attention_heads": c.attention.num_heads,
-        "activation_function": write_activation(c), "dropout": c.dropout,
+        "activation_function": write_activation(c, tanh="gelu_new"), "dropout": c.dropout,
         "attention_dropout": c.attention.dropout, "scale_embedding": c.scaled_embedding,
         "tie_word_embeddings": c.tied_head,
     }  # fmt: skip
