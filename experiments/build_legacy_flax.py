@@ -1,25 +1,30 @@
-"""Writes the small files in tests/data/legacy: models of diffusers' Flax classes, which diffusers dropped in 0.40.
+"""Writes the small files in tests/data/legacy: models of the Flax classes that diffusers and transformers had.
 
-Claim: `fmzoo.load` reads what those classes wrote. The files are made by the classes themselves, with random weights,
-and beside them stands what the classes computed from them, so that the tests need neither the classes nor torch.
+Diffusers dropped them in 0.40, transformers in 5.0. Claim: `fmzoo.load` reads what those classes wrote. The files are
+made by the classes themselves, with random weights, and beside them stands what the classes computed from them, so that
+the tests need neither the classes nor torch.
 
-Run in an environment of its own, from the root of the repository (20 seconds on one core):
+Run in an environment of its own, from the root of the repository (a minute on one core); names choose what is written:
 
     python3.11 -m venv /tmp/legacy
-    /tmp/legacy/bin/pip install "diffusers==0.39.*" "flax==0.8.5" "jax==0.4.30" "jaxlib==0.4.30" "numpy<2"
-    /tmp/legacy/bin/python experiments/build_legacy_flax.py
+    /tmp/legacy/bin/pip install "diffusers==0.39.*" "transformers==4.57.*" "flax==0.8.5" "jax==0.4.30" \\
+        "jaxlib==0.4.30" "numpy<2"
+    /tmp/legacy/bin/python experiments/build_legacy_flax.py unet vae gpt2 gptj opt llama gemma mistral
 
 The Flax U-Net has 32 groups in every group norm, so that 32 channels are the fewest there can be; its weights are
 stored in bfloat16. Its GEGLU takes the tanh approximation of GELU where torch's takes the exact one: what it says is
-recorded with the exact one, with which the published weights were trained.
+recorded with the exact one, with which the published weights were trained. The Flax Mistral sees one key more than its
+window where torch's sees as many: what it says is recorded for a sequence shorter than the window.
 """
 
 import functools
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import transformers
 from diffusers import FlaxAutoencoderKL, FlaxUNet2DConditionModel
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -48,13 +53,45 @@ AUTOENCODER = {
     "sample_size": 12,
 }
 
+IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+GPT = {"vocab_size": 53, "n_positions": 24, "n_embd": 20, "n_layer": 2} | IDS
+LLAMA = {
+    "vocab_size": 53,
+    "hidden_size": 20,
+    "intermediate_size": 28,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 24,
+} | IDS
+OPT = {
+    "vocab_size": 53,
+    "hidden_size": 20,
+    "word_embed_proj_dim": 20,
+    "ffn_dim": 28,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 24,
+} | IDS
+MODELS = {
+    "gpt2": ("GPT2", GPT | {"n_head": 4}),
+    "gptj": ("GPTJ", GPT | {"n_head": 2, "rotary_dim": 4, "tie_word_embeddings": False}),
+    "opt": ("OPT", OPT),
+    "llama": ("Llama", LLAMA | {"rope_theta": 500.0}),
+    "gemma": ("Gemma", LLAMA | {"head_dim": 12, "hidden_activation": "gelu_pytorch_tanh"}),
+    "mistral": ("Mistral", LLAMA | {"sliding_window": 16}),
+}
+IN_SHARDS, IN_HALF = "llama", "gemma"
+
 
 def random_like(params: dict, rng: np.random.Generator) -> dict:
     """Weights that leave the size of features as it is, none of them zero; bfloat16 values in float32."""
 
     def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
         noise = rng.standard_normal(shape)
-        values = {"scale": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(path[-1], noise * np.prod(shape[:-1]) ** -0.5)
+        values = {"scale": 1 + 0.2 * noise, "weight": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(
+            path[-1], noise * np.prod(shape[:-1]) ** -0.5
+        )
         return jnp.asarray(values, jnp.bfloat16).astype(jnp.float32)
 
     return unflatten_dict({path: draw(path, leaf.shape) for path, leaf in flatten_dict(params).items()})
@@ -87,6 +124,22 @@ def build_autoencoder(rng: np.random.Generator) -> None:
     np.savez_compressed(FOLDER / "vae.npz", image=image, **{name: np.asarray(x) for name, x in found.items()})
 
 
+def build_model(name: str, rng: np.random.Generator) -> None:
+    """A language model of transformers with two layers, in one file or in shards."""
+    family, options = MODELS[name]
+    config = getattr(transformers, f"{family}Config")(**options)
+    cls = getattr(transformers, f"Flax{family}LMHeadModel" if name == "gpt2" else f"Flax{family}ForCausalLM")
+    model = cls(config, _do_init=False)
+    params = random_like(model.params_shape_tree, rng)
+    tokens = rng.integers(0, config.vocab_size, (2, 13))
+    logits = model(tokens, params=params).logits
+    stored = model.to_bf16(params) if name == IN_HALF else params
+    model.save_pretrained(FOLDER / name, params=stored, max_shard_size="12KB" if name == IN_SHARDS else "1GB")
+    np.savez_compressed(FOLDER / f"{name}.npz", tokens=tokens, logits=np.asarray(logits, np.float32))
+
+
 if __name__ == "__main__":
-    build_unet(np.random.default_rng(1))
-    build_autoencoder(np.random.default_rng(2))
+    for number, part in enumerate(("unet", "vae", *MODELS), 1):
+        if part in sys.argv[1:]:
+            build = {"unet": build_unet, "vae": build_autoencoder}.get(part, functools.partial(build_model, part))
+            build(np.random.default_rng(number))
