@@ -14,7 +14,8 @@ from fmzoo.interop.gguf_architectures import ARCHITECTURES
 from fmzoo.interop.gguf_format import ALIGNMENT, block_size, read_file, write_file
 from fmzoo.interop.gguf_names import Architecture, from_transformers, read_attributes, to_transformers, write_keys
 from fmzoo.interop.gguf_rope import FACTORS, make_factors, read_factors
-from fmzoo.interop.gguf_tokenizers import read_stops, read_tokenizer, write_tokenizer
+from fmzoo.interop.gguf_tokenizer_writing import write_tokenizer
+from fmzoo.interop.gguf_tokenizers import read_stops, read_tokenizer
 from fmzoo.interop.mapping import to_ours, to_theirs
 from fmzoo.interop.network import differences
 from fmzoo.interop.structure import decoder_structure
@@ -47,7 +48,7 @@ def load(
     metadata, tensors = read_file(path)
     if metadata.get("split.count", 1) not in (0, 1):
         raise InputError(f"{path} is one of {metadata['split.count']} parts; a file in one piece is needed")
-    architecture, family, attributes, config = _read_config(metadata, tensors, str(path))
+    architecture, family, attributes, config = _parse_config(metadata, tensors, str(path))
     renamed = to_transformers(architecture, family, attributes, tensors)
     tokenizer = read_tokenizer(metadata, str(path))
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
@@ -60,6 +61,16 @@ def load(
         Decoder(config), params, config, tokenizer, template if isinstance(template, str) else None,
         read_stops(metadata, config.vocab_size),
     )  # fmt: skip
+
+
+def read_config(path: epath.PathLike) -> tuple[str, DecoderConfig]:
+    """The architecture and the config of a file, of whose weights only the shapes are looked at.
+
+    Raises:
+      InputError: as `load`.
+    """
+    architecture, _, _, config = _parse_config(*read_file(path), str(path))
+    return architecture.name, config
 
 
 def find(folder: epath.PathLike) -> epath.Path | None:
@@ -96,7 +107,7 @@ def save(pretrained: Pretrained, path: epath.PathLike, encoding: str = "F16") ->
             write_file(inside / FILE, metadata, tensors)
 
 
-def _read_config(
+def _parse_config(
     metadata: Mapping[str, Any], tensors: Mapping[str, Any], source: str
 ) -> tuple[Architecture, Family, dict[str, Any], DecoderConfig]:
     """The architecture, and what it stands for in transformers."""
@@ -169,7 +180,7 @@ def _read_back(architecture: Architecture, attributes: dict[str, Any], config: D
         shapes["blk.0.ffn_down.bias"] = (config.d_model,)
     tensors: dict[str, Any] = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     tensors |= {name: array for name, (_, array) in _write_factors(attributes).items()}
-    return _read_config(metadata, tensors, architecture.name)[3]
+    return _parse_config(metadata, tensors, architecture.name)[3]
 
 
 def _write_factors(attributes: dict[str, Any]) -> dict[str, tuple[str, np.ndarray]]:

@@ -1,18 +1,17 @@
 """Tokenizers in the metadata of GGUF files: byte-level BPE for `tokenizers`, and SentencePiece for its own package."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmzoo.errors import InputError
-from fmzoo.text import ByteTokenizer, Tokenizer
+from fmzoo.text import Tokenizer
 from fmzoo.text.byte_ranks import PUBLISHED
-from fmzoo.text.hugging_face import HuggingFaceTokenizer, byte_characters
+from fmzoo.text.hugging_face import HuggingFaceTokenizer
 from fmzoo.text.sentence_piece import SentencePieceTokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # token_type, as in SentencePiece
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token_type, as in SentencePiece
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = PUBLISHED["tokenizer.model"].pattern
 QWEN2 = PUBLISHED["qwen.tiktoken"].pattern
@@ -56,7 +55,7 @@ def read_tokenizer(metadata: Mapping[str, Any], source: str) -> Tokenizer | None
     if kind not in readers:
         raise InputError(f"{source} has a tokenizer of the kind {str(kind)[:60]!r}; gpt2 or llama is needed")
     tokens = found.get("tokens")
-    types = np.asarray(found.get("token_type", np.full(len(tokens or ()), NORMAL)))
+    types = np.array(found.get("token_type", np.full(len(tokens or ()), NORMAL)))
     if not isinstance(tokens, list) or not tokens or types.shape != (len(tokens),):
         raise InputError(f"{source} has {types.size} token types for its tokens; a list of tokens and types is needed")
     try:
@@ -113,7 +112,8 @@ def _read_sentence_piece(found: Mapping[str, Any], tokens: list[str], types: np.
     scores = np.asarray(found.get("scores", np.zeros(0)), np.float32)
     if scores.shape != (len(tokens),) or not np.isin(types, range(1, 7)).all():
         raise InputError(f"{source} has {scores.size} scores for {len(tokens)} tokens; one for each is needed")
-    model = ModelProto()
+    model, unknown = ModelProto(), np.flatnonzero(types == UNKNOWN)
+    types[unknown[1:]] = UNUSED  # there can be one
     for token, score, kind in zip(tokens, scores.tolist(), types.tolist(), strict=True):
         piece = token.replace(" ", "\u2581") if kind == USER_DEFINED else token
         model.pieces.add(piece=piece, score=score, type=kind)
@@ -123,7 +123,7 @@ def _read_sentence_piece(found: Mapping[str, Any], tokens: list[str], types: np.
         len(tokens),
         bool((types == BYTE).any()),
     )
-    trainer.unk_id = int(np.flatnonzero(types == UNKNOWN)[0]) if (types == UNKNOWN).any() else 0
+    trainer.unk_id = int(unknown[0]) if unknown.size else 0
     trainer.bos_id, trainer.eos_id, trainer.pad_id = (-1 if ids[r] is None else ids[r] for r in ("bos", "eos", "pad"))
     for role in ("bos", "eos", "pad", "unk"):
         if (i := getattr(trainer, f"{role}_id")) >= 0:
@@ -132,90 +132,3 @@ def _read_sentence_piece(found: Mapping[str, Any], tokens: list[str], types: np.
     normalizer.name, normalizer.remove_extra_whitespaces = "identity", False
     normalizer.add_dummy_prefix = bool(found.get("add_space_prefix", True))
     return SentencePieceTokenizer(model.SerializeToString())
-
-
-def write_tokenizer(tokenizer: Tokenizer | None, size: int) -> dict[str, Any]:
-    """The metadata that describes a tokenizer, whose vocabulary is filled up to ``size``.
-
-    Raises:
-      InputError: GGUF cannot hold it.
-    """
-    if tokenizer is None:
-        return {f"{START}model": "none"}
-    if tokenizer.vocab_size > size:
-        raise InputError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {size}; at most as many fit")
-    if isinstance(tokenizer, ByteTokenizer):
-        found = _write_bytes(tokenizer)
-    elif isinstance(tokenizer, HuggingFaceTokenizer):
-        found = _write_bpe(json.loads(tokenizer.description))
-    elif isinstance(tokenizer, SentencePieceTokenizer):
-        found = _write_sentence_piece(tokenizer.model)
-    else:
-        raise InputError(f"GGUF cannot hold a {type(tokenizer).__name__}; byte-level BPE or SentencePiece is needed")
-    missing = size - len(found["tokens"])
-    found["tokens"] += [f"[PAD{len(found['tokens']) + i}]" for i in range(missing)]
-    found["token_type"] = np.array(found["token_type"] + [5] * missing, np.int32)  # unused
-    if "scores" in found:
-        found["scores"] = np.array(found["scores"] + [-1e4] * missing, np.float32)
-    for role, name in ROLES.items():
-        if getattr(tokenizer, f"{role}_id") is not None:
-            found[f"{name}_token_id"] = getattr(tokenizer, f"{role}_id")
-    return {START + name: value for name, value in (found | {"add_bos_token": tokenizer.bos_id is not None}).items()}
-
-
-def _write_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
-    tokens = [*byte_characters(), *tokenizer.specials]
-    types = [NORMAL] * 256 + [CONTROL] * len(tokenizer.specials)
-    return {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "token_type": types, "merges": []}
-
-
-def _write_bpe(description: dict[str, Any]) -> dict[str, Any]:
-    """From the content of a `tokenizer.json`."""
-    model, splits = description["model"], _patterns(description.get("pre_tokenizer"))
-    pre = next((name for name, patterns in SPLITS.items() if [*patterns] == splits), None)
-    if model["type"] != "BPE" or pre is None or description.get("normalizer"):
-        raise InputError(
-            f"GGUF cannot hold this tokenizer ({model['type']}, splits {str(splits)[:60]}); byte-level BPE of a known "
-            "pattern is needed"
-        )
-    added = {token["id"]: token for token in description["added_tokens"]}
-    vocabulary = {i: token for token, i in model["vocab"].items()} | {i: t["content"] for i, t in added.items()}
-    ids = range(max(vocabulary) + 1)
-    types = [(CONTROL if added[i]["special"] else USER_DEFINED) if i in added else NORMAL for i in ids]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    tokens = [vocabulary.get(i, f"[PAD{i}]") for i in ids]
-    return {"model": "gpt2", "pre": pre, "tokens": tokens, "token_type": types, "merges": merges}
-
-
-def _patterns(pre_tokenizer: dict[str, Any] | None) -> list[str]:
-    """The patterns by which a `tokenizer.json` splits text before its bytes are mapped."""
-    parts = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer] if pre_tokenizer else [])
-    found = []
-    for part in parts:
-        if part["type"] == "Split" and part["behavior"] == "Isolated":
-            found.append(part["pattern"].get("Regex", ""))
-        elif part["type"] == "Digits" and part["individual_digits"]:
-            found.append(r"\p{N}")
-        elif part["type"] == "ByteLevel" and not part["add_prefix_space"]:
-            found += [GPT2] if part["use_regex"] else []
-        else:
-            found.append(part["type"])
-    return found
-
-
-def _write_sentence_piece(content: bytes) -> dict[str, Any]:
-    """From the content of a `.model` file."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
-    model = ModelProto.FromString(content)
-    spec = model.trainer_spec
-    if spec.model_type != spec.BPE:
-        raise InputError("GGUF cannot hold this SentencePiece model, which is no BPE; Unigram is not written")
-    return {
-        "model": "llama",
-        "pre": "default",
-        "tokens": [piece.piece for piece in model.pieces],
-        "scores": [piece.score for piece in model.pieces],
-        "token_type": [piece.type for piece in model.pieces],
-        "add_space_prefix": model.normalizer_spec.add_dummy_prefix,
-    }

@@ -1,6 +1,7 @@
 """Models and tokenizers in GGUF files, family by family, without transformers."""
 
 import importlib.metadata
+import io
 import json
 
 import gguf
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import sentencepiece
+import tokenizers
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import fmzoo
@@ -17,6 +19,7 @@ from fmzoo.interop import decoder_structure, gguf_files
 from fmzoo.interop.gguf_format import read_file, write_file
 from fmzoo.models import Decoder, DecoderConfig, Pretrained, RopeConfig, replace
 from fmzoo.text import ByteTokenizer
+from fmzoo.text.hugging_face import HuggingFaceTokenizer
 from fmzoo.text.sentence_piece import SentencePieceTokenizer
 
 LLAMA = DecoderConfig(
@@ -159,22 +162,48 @@ def test_a_bpe_goes_there_and_back(tmp_path):
     assert loaded.vocab_size == 272  # filled up with tokens that are never used
 
 
-def test_a_sentence_piece_model_goes_there_and_back(tmp_path):
-    import io
+SAMPLE = ["The quick brown fox jumps over the lazy dog.", "naïve café  two spaces"] * 4
+LINES = [*SAMPLE[:2], "  é\n日本 ", "foxes do"]
 
-    sample = ["The quick brown fox jumps over the lazy dog.", "naïve café  two spaces"] * 4
+
+@pytest.fixture(scope="module")
+def pieces():
     content = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sample), model_writer=content, model_type="bpe", vocab_size=300, byte_fallback=True,
+        sentence_iterator=iter(SAMPLE), model_writer=content, model_type="bpe", vocab_size=300, byte_fallback=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
     )  # fmt: skip
-    tokenizer = SentencePieceTokenizer(content.getvalue())
-    fmzoo.save(pretrained(replace(LLAMA, vocab_size=304), tokenizer), tmp_path / "model", "gguf")
+    return SentencePieceTokenizer(content.getvalue())
+
+
+def test_a_sentence_piece_model_goes_there_and_back(pieces, tmp_path):
+    fmzoo.save(pretrained(replace(LLAMA, vocab_size=304), pieces), tmp_path / "model", "gguf")
     loaded = fmzoo.load(tmp_path / "model").tokenizer
-    for line in [*sample[:2], "  é\n日本 ", ""]:
-        assert loaded.encode(line) == tokenizer.encode(line)
-        assert loaded.decode(loaded.encode(line)) == tokenizer.decode(tokenizer.encode(line))
+    for line in [*LINES, ""]:
+        assert loaded.encode(line) == pieces.encode(line)
+        assert loaded.decode(loaded.encode(line)) == pieces.decode(pieces.encode(line))
     assert (loaded.bos_id, loaded.eos_id) == (1, 2)
+
+
+def test_merges_over_pieces_become_scores(pieces, tmp_path):
+    """As the tokenizer.json of Llama 2, Mistral and Gemma has them."""
+    processor = pieces._processor
+    tokens = [processor.id_to_piece(i) for i in range(pieces.vocab_size)]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    ranked = sorted(range(259, len(tokens)), key=lambda i: -processor.get_score(i))
+    cuts = [(tokens[i][:at], tokens[i][at:]) for i in ranked for at in range(1, len(tokens[i]))]
+    merges = [cut for cut in cuts if set(cut) <= vocabulary.keys()]
+    model = tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    built = tokenizers.Tokenizer(model)
+    normal = tokenizers.normalizers
+    built.normalizer = normal.Sequence([normal.Prepend("\u2581"), normal.Replace(" ", "\u2581")])
+    built.add_special_tokens(["<s>", "</s>"])
+    merging = HuggingFaceTokenizer(built.to_str(), {"bos_token": "<s>", "eos_token": "</s>"})
+    fmzoo.save(pretrained(replace(LLAMA, vocab_size=300), merging), tmp_path / "model", "gguf")
+    loaded = fmzoo.load(tmp_path / "model").tokenizer
+    for line in LINES:
+        assert merging.encode(line) == pieces.encode(line)
+        assert loaded.encode(line) == pieces.encode(line)
 
 
 def test_a_config_that_no_architecture_computes_is_refused(tmp_path):
