@@ -4,9 +4,12 @@ Claim: after `kill -9` at any moment the same line goes on, and the finished run
 are those of an uninterrupted run, bit for bit.
 
     python experiments/kill_and_resume.py --workdir killed
+    python experiments/kill_and_resume.py --workdir killed-images --run image
+    python experiments/kill_and_resume.py --workdir killed-autoencoder --run autoencoder
 
-Hardware: any; about three minutes on two cores. Three kills come before the first checkpoint, four at a random moment
-after it, three while a checkpoint is being written. Exits with status 1 if anything differs.
+The run of images keeps a moving average of its weights; that of an autoencoder trains two states, itself and a
+discriminator. Hardware: any; about three minutes each on two cores. Three kills come before the first checkpoint, four
+at a random moment after it, three while a checkpoint is being written. Exits with status 1 if anything differs.
 """
 
 import argparse
@@ -27,6 +30,11 @@ from fmzoo.train import complete_steps
 from fmzoo.train.metrics_log import read_rows
 
 STEPS, EVERY = 220, 20
+RUNS = {
+    "text": "tiny --data shakespeare --model.dropout 0.1 --ema 0.99 --tokenizer byte",
+    "image": "digits --batch-size 16 --ema 0.99 --dropout 0.1",
+    "autoencoder": "digits-autoencoder --batch-size 16 --ema 0.99",
+}
 EARLY, LATE, SAVING = "before the first checkpoint", "after a checkpoint", "during a save"
 KINDS = (EARLY, EARLY, EARLY, LATE, SAVING, LATE, SAVING, LATE, SAVING, LATE)
 
@@ -42,19 +50,20 @@ class Kill(NamedTuple):
     same: bool  # those rows are the uninterrupted run's
 
 
-def command(folder: Path) -> list[str]:
-    """The line that starts the run and goes on with it."""
-    settings = {"--workdir": folder, "--data": "shakespeare", "--steps": STEPS, "--checkpoint-every": EVERY}
-    changes = {"--model.dropout": 0.1, "--ema": 0.99, "--keep-checkpoints": 3, "--tokenizer": "byte"}
-    words = [str(word) for pair in {**settings, **changes}.items() for word in pair]
-    return [sys.executable, "-m", "fmzoo", "pretrain", "tiny", *words]
+def command(run: str, folder: Path) -> list[str]:
+    """The line that starts a run and goes on with it."""
+    settings = {"--workdir": folder, "--steps": STEPS, "--checkpoint-every": EVERY, "--keep-checkpoints": 3}
+    words = [str(word) for pair in settings.items() for word in pair]
+    return [sys.executable, "-m", "fmzoo", "pretrain", *RUNS[run].split(), *words]
 
 
-def kill_once(folder: Path, kind: str, target: int, draw: random.Random, whole: list[dict[str, Any]]) -> Kill:
+def kill_once(
+    line: list[str], folder: Path, kind: str, target: int, draw: random.Random, whole: list[dict[str, Any]]
+) -> Kill:
     """Starts the run and kills it: at a step of its own choice plus a moment, or as soon as a save is seen after it."""
     timing, checkpoints = folder / "timing.jsonl", folder / "checkpoints"
     before = timing.stat().st_size if timing.exists() else 0
-    process = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
     while last_step(timing, before) < target and process.poll() is None:
         time.sleep(0.002)
     if kind == SAVING:
@@ -126,19 +135,20 @@ def table(kills: list[Kill]) -> str:
     return "\n".join(lines)
 
 
-def run(workdir: Path, seed: int) -> bool:
+def run(name: str, workdir: Path, seed: int) -> bool:
     """Runs both, prints the table and the verdict; whether the claim holds."""
     workdir.mkdir(parents=True, exist_ok=True)
     whole, killed, draw = workdir / "whole", workdir / "killed", random.Random(seed)
     if killed.exists():
         raise InputError(f"workdir {workdir} has been used; a new folder is needed")
-    subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL)
+    line = command(name, killed)
+    subprocess.run(command(name, whole), check=True, stdout=subprocess.DEVNULL)
     expected = read_rows(whole / "metrics.jsonl")
     kills = []
     for kind, target in zip(KINDS, targets(draw), strict=True):
-        kills.append(kill_once(killed, kind, target, draw, expected))
+        kills.append(kill_once(line, killed, kind, target, draw, expected))
         print(f"kill {len(kills)} of {len(KINDS)}: {kind}, step {kills[-1].step}", file=sys.stderr)
-    subprocess.run(command(killed), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     late = sum(bool(kill.complete) for kill in kills)
     saving = sum(kill.unfinished for kill in kills)
     found = differences(killed, whole)
@@ -158,9 +168,10 @@ def main() -> None:
     """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--run", choices=RUNS, default="text")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    sys.exit(0 if run(arguments.workdir, arguments.seed) else 1)
+    sys.exit(0 if run(arguments.run, arguments.workdir, arguments.seed) else 1)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,8 @@ class Zoo:
 
 
 COMMANDS = {
-    "tour": Tour, "pretrain": None, "generate": Generate, "draw": Draw, "eval": Eval, "info": Info, "zoo": Zoo
+    "tour": Tour, "pretrain": None, "finetune": None, "generate": Generate, "draw": Draw, "eval": Eval, "info": Info,
+    "zoo": Zoo,
 }  # fmt: skip
 HELP = """usage: fmzoo COMMAND ...
 
@@ -173,7 +174,10 @@ fmzoo: foundation models as pure functions in JAX and Flax.
   fmzoo tour --out FOLDER                     trains a language model here and now, and lets it speak
   fmzoo tour --stages image --out FOLDER      trains a text-to-image model here and now, and lets it draw
   fmzoo pretrain PRESET --workdir FOLDER      trains from scratch; PRESET is tiny, small or a name of the zoo (text),
-                                              digits, mnist or emoji (images)
+                                              digits, mnist or emoji (images), digits-autoencoder or
+                                              emoji-autoencoder (latents for images)
+  fmzoo finetune SOURCE --data FOLDER --workdir FOLDER
+                                              trains adapters of a system that draws on pictures of your own
   fmzoo generate SOURCE --prompt TEXT         continues a prompt
   fmzoo draw SOURCE --prompt TEXT --out PNG   draws a prompt
   fmzoo eval SOURCE --data SOURCE             perplexity and bits per byte
@@ -224,6 +228,8 @@ def run(arguments: Sequence[str]) -> None:
         raise InputError(f"fmzoo has no command {command[:60]!r}; {nearest(command, COMMANDS)}")
     elif command == "pretrain":
         pretrain(rest)
+    elif command == "finetune":
+        finetune(rest)
     else:
         parse(COMMANDS[command], rest, f"fmzoo {command}").run()
 
@@ -236,7 +242,8 @@ def pretrain(arguments: Sequence[str]) -> None:
     asks_help = arguments[:1] in (["-h"], ["--help"])
     if not asks_help and (not arguments or arguments[0].startswith("-")):
         raise InputError(
-            "fmzoo pretrain needs a PRESET first; tiny, small, digits, mnist, emoji or a name of the zoo (fmzoo zoo)"
+            "fmzoo pretrain needs a PRESET first; tiny, small, digits, mnist, emoji, digits-autoencoder, "
+            "emoji-autoencoder or a name of the zoo (fmzoo zoo)"
         )
     name, rest = ("tiny", arguments) if asks_help else (arguments[0], arguments[1:])
     config = stages.preset(name)
@@ -259,12 +266,36 @@ def pretrain(arguments: Sequence[str]) -> None:
     report_run(given.config, given.workdir)
 
 
+def finetune(arguments: Sequence[str]) -> None:
+    """``fmzoo finetune SOURCE --data FOLDER --workdir FOLDER``, the stage chosen by what SOURCE holds."""
+    start_computing()
+    from fmzoo import stages
+
+    asks_help = arguments[:1] in (["-h"], ["--help"])
+    if not asks_help and (not arguments or arguments[0].startswith("-")):
+        raise InputError("fmzoo finetune needs a SOURCE first; the folder of a run, or of a model to load, is needed")
+    source, rest = ("SOURCE", arguments) if asks_help else (arguments[0], arguments[1:])
+    config = stages.FinetuneImagesConfig(source=source) if asks_help else stages.finetuning(source)
+    kind = type(config)
+
+    @dataclasses.dataclass(frozen=True)
+    class Finetune:
+        """Trains low-rank adapters of a model, or goes on where the folder's run stopped."""
+
+        workdir: str  # of the run: the same line again goes on
+        config: Annotated[kind, arg(name="")]
+
+    default = Finetune(MISSING, dataclasses.replace(config, data=MISSING))
+    given = parse(Finetune, rest, f"fmzoo finetune {source}", default)
+    report_run(given.config, given.workdir)
+
+
 def report_run(config: Any, workdir: str) -> None:
-    """Pretrains and says how it ended."""
+    """Runs a stage and says how it ended."""
     from fmzoo import stages
 
     was_finished = stages.is_finished(config, workdir)
-    run = stages.pretrain if isinstance(config, stages.PretrainConfig) else stages.pretrain_images
+    run = getattr(stages, config.stage)
     if not run(config, workdir):
         print(f"{workdir} is stopped and saved; the same line again goes on")
     elif was_finished:

@@ -84,6 +84,14 @@ def is_run(path: epath.PathLike) -> bool:
     return (path / "config.json").exists() and RUN in read_json(path / "config.json")
 
 
+def keeps_average(source: epath.PathLike) -> bool:
+    """Whether a source is a run of ours that keeps a moving average of its parameters."""
+    from fmzoo.train import locate
+
+    path = locate(source)
+    return is_run(path) and bool(read_json(path / "config.json").get("ema"))
+
+
 def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
     """The newest complete checkpoint of a run."""
     from fmzoo.train import checkpoints
@@ -92,7 +100,11 @@ def _load_run(folder: epath.Path, dtype: str, average: bool) -> Pretrained:
     if values.get("stage") == image_runs.PRETRAIN:
         return image_runs.load_image_run(folder, values, dtype, average)
     if values.get("stage") == image_runs.FINETUNE:
-        return image_runs.load_adapted_run(folder, values, load(str(values.get("source")), dtype), average)
+        source = str(values.get("source"))
+        base = load(source, dtype, average=bool(values.get("average")) and keeps_average(source))
+        return image_runs.load_adapted_run(folder, values, base, average)
+    if values.get("stage") == image_runs.AUTOENCODER:
+        return image_runs.load_autoencoder_run(folder, values, dtype, average)
     config = config_json.from_json(DecoderConfig, values.get("model"), "model")
     params, step = checkpoints.load_params(folder / "checkpoints", average=average)
     _check_shapes(params, config, folder / "checkpoints" / str(step))

@@ -11,7 +11,7 @@ from fmzoo.data.pictures import Pictures
 from fmzoo.data.row_iterator import Batch, RowIterator, check_rows
 from fmzoo.errors import InputError, nearest
 
-FIELDS = ("caption", "label", "time_ids")
+FIELDS = ("caption", "label", "time_ids", "index")
 
 
 class ImageIterator(RowIterator):
@@ -20,8 +20,8 @@ class ImageIterator(RowIterator):
     A batch is `image float32[B, H, W, C]` in [-1, 1], `weights float32[B]` (1), `example_id int32[B]` (the row's number
     in the global stream, wrapping at 2**31), and of these those chosen: `caption` (texts or tokens), `label int32[B]`,
     `time_ids float32[B, 6]` (original height and width, top and left of the crop, H and W, as Stable Diffusion XL is
-    conditioned). B is the number of rows owned. Order, crops and flips are the same however many hosts own the rows and
-    however many workers prepare them.
+    conditioned), `index int32[B]` (of the picture in its set). B is the number of rows owned. Order, crops and flips
+    are the same however many hosts own the rows and however many workers prepare them.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ImageIterator(RowIterator):
           batch_size: R, rows of the global batch.
           rows: the rows that this host owns; all by default.
           seed: chooses the order, the crops and the flips.
-          fields: what is given beside the image: any of `caption`, `label` and `time_ids`.
+          fields: what is given beside the image: any of `caption`, `label`, `time_ids` and `index`.
           tokenize: a caption to token ids of one length, or to several such fields `{name: ids}`; None leaves texts.
           workers: Grain processes that decode and prepare batches ahead; 0 prepares them here. Each starts a Python of
             its own, so a script needs its `if __name__ == "__main__":`, and `tokenize` must be picklable.

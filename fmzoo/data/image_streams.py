@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     batch_size: int  # R, rows of the global batch
     framing: Framing
     seed: int
-    fields: tuple[str, ...]  # which of caption, label and time_ids are given
+    fields: tuple[str, ...]  # which of caption, label, time_ids and index are given
     tokenize: Tokenize | None
 
 
@@ -58,6 +58,8 @@ class ImageStreams:
             row["label"] = np.int32(picture.label)
         if "time_ids" in settings.fields:
             row["time_ids"] = framed.time_ids
+        if "index" in settings.fields:
+            row["index"] = np.int32(index)
         return row
 
     def cursors(self) -> dict[str, list]:

@@ -16,14 +16,19 @@ from fmzoo.interop.config_json import from_json
 from fmzoo.models import Pretrained, init_lora, merge
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
-from fmzoo.models.denoiser import make_denoiser
+from fmzoo.models.denoiser import make_denoiser, needed_conditions
 from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.models.unet_config import UNetConfig
+from fmzoo.text.files import read_json
 
 Array = jax.Array
 ENCODER = "text_encoder"  # the component's name
-PRETRAIN, FINETUNE = "pretrain_images", "finetune_images"  # stages whose run folders hold image models
+PRETRAIN, FINETUNE = "pretrain_images", "finetune_images"  # stages whose run folders hold systems that draw
+AUTOENCODER = "pretrain_autoencoder"  # the stage whose run folders hold an autoencoder
+SIZES = 6  # that a picture's batch tells: original height and width, top and left of the crop, height and width
+STAGES = (PRETRAIN, FINETUNE, AUTOENCODER)
+LATENTS = "latents.json"  # in the folder of an autoencoder's run: the scale and the shift of its latents, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +42,11 @@ class ImageModelConfig:
 
     @property
     def system(self) -> TextToImageConfig:
-        """As what `fmzoo.load` gives."""
+        """As what `fmzoo.load` gives; a denoiser that is told sizes is told the pooled caption too, as SDXL's is."""
         encoders = {} if self.encoder is None else {ENCODER: self.encoder}
+        family = "sdxl" if "time_ids" in needed_conditions(self.denoiser) else "sd1"
         return TextToImageConfig(
-            self.denoiser, self.autoencoder, encoders, self.process, "sd1" if encoders else "class"
+            self.denoiser, self.autoencoder, encoders, self.process, family if encoders else "class"
         )
 
     @property
@@ -65,12 +71,31 @@ def init_params(config: ImageModelConfig, key: Array) -> dict[str, Any]:
     else:
         width = config.denoiser.context_dim
         context = None if width is None else jnp.zeros((1, 1, width))
-        made = module.init(denoiser_key, sample, time, context, {"label": label})
+        added = {"label": label, **sizes_like(config)}
+        made = module.init(denoiser_key, sample, time, context, added)
     params = {"denoiser": made["params"]}
     if config.encoder is not None:
         tokens = jnp.zeros((1, config.encoder.context_length), jnp.int32)
         params[ENCODER] = ClipText(config.encoder).init(encoder_key, tokens)["params"]
     return params
+
+
+def sizes_like(config: ImageModelConfig) -> dict[str, Array]:
+    """Zeros in the place of a pooled caption and of sizes, for a U-Net that is told them.
+
+    Raises:
+      InputError: there is no encoder of captions, or its pooled output and six sizes are not as wide as ``added_dim``.
+    """
+    denoiser, encoder = config.denoiser, config.encoder
+    if denoiser.added_dim is None:
+        return {}
+    pooled = 0 if encoder is None else encoder.projection or encoder.d_model
+    if encoder is None or pooled + SIZES * denoiser.added_number_dim != denoiser.added_dim:
+        raise InputError(
+            f"model.denoiser.added_dim is {denoiser.added_dim}; the width {pooled} of the encoder's pooled output and "
+            f"{SIZES} sizes of added_number_dim {denoiser.added_number_dim} are needed"
+        )
+    return {"pooled": jnp.zeros((1, pooled)), "time_ids": jnp.zeros((1, SIZES))}
 
 
 def tokenizer_of(config: ImageModelConfig, tokenizer: text.Tokenizer | None) -> text.PromptTokenizer | None:
@@ -126,6 +151,32 @@ def load_adapted_run(folder: epath.Path, values: Any, base: Pretrained, average:
     needed = jax.eval_shape(lambda: init_lora(jax.random.key(0), base.params, rank, targets))
     check_shapes(adapters, needed, folder / f"checkpoints/{step}")
     return dataclasses.replace(base, params=merge(base.params, jax.tree.map(jnp.asarray, adapters), alpha / rank))
+
+
+def load_autoencoder_run(folder: epath.Path, values: Any, dtype: str, average: bool) -> Pretrained:
+    """The newest autoencoder of a run that trains one; its discriminator is left there.
+
+    The config has the scale and the shift of the latents that the finished run measured.
+
+    Args:
+      folder: of the run.
+      values: of ``config.json`` there.
+      dtype: of the parameters.
+      average: take the moving average.
+
+    Raises:
+      InputError: the config or the checkpoint is damaged, or they do not fit each other.
+    """
+    from fmzoo.train import checkpoints
+
+    config = from_json(AutoencoderConfig, values.get("model"), "model")
+    params, step = checkpoints.load_params(folder / "checkpoints", average=average, name="autoencoder")
+    check_shapes(params, autoencoder_like(config), folder / f"checkpoints/{step}")
+    if (folder / LATENTS).exists():
+        measured = read_json(folder / LATENTS)
+        config = from_json(AutoencoderConfig, values["model"] | measured, LATENTS)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    return Pretrained(AutoencoderKL(config), params, config)
 
 
 def autoencoder_like(config: AutoencoderConfig) -> Any:

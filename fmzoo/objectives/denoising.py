@@ -16,7 +16,7 @@ Conditions = dict[str, Array]
 # (parts, x [B, H, W, C], t [B], conditions, keys [B]) -> output; the keys are for dropout
 Denoise = Callable[[Any, Array, Array, Conditions, Array], Array]
 Condition = Callable[[Any, Batch], Conditions]  # (parts, batch) -> what the denoiser is told beside x and t
-ToLatents = Callable[[Any, Array, Array], Array]  # (parts, image, keys [B]) -> latents
+ToLatents = Callable[[Any, Batch, Array], Array]  # (parts, batch, keys [B]) -> latents
 CONDITIONS = ("context", "pooled", "label", "time_ids")
 WEIGHTS = ("weights", "prior_weights")
 
@@ -39,10 +39,10 @@ def denoising(
     The trained parts and the frozen ones are handed to the callables as one dict ``{component: params}``: what is
     trained is decided by which tree holds it. Noise, time, offset and dropout are drawn by example.
 
-    Batch fields: ``image float[B, H, W, C]`` in [-1, 1], or ``latents`` in its place; whatever the conditions read;
-    ``weights float[B]``; ``example_id int32[B]``. With ``prior_weights float[B]`` the rows where it is not 0 are
-    pictures of the class at large, and have a term ``prior`` with a denominator of its own (DreamBooth, arXiv
-    2208.12242, eq. 2; its lambda is the coefficient of that term).
+    Batch fields: ``image float[B, H, W, C]`` in [-1, 1], or in its place ``latents`` or what ``to_latents`` reads;
+    whatever the conditions read; ``weights float[B]``; ``example_id int32[B]``. With ``prior_weights float[B]`` the
+    rows where it is not 0 are pictures of the class at large, and have a term ``prior`` with a denominator of its own
+    (DreamBooth, arXiv 2208.12242, eq. 2; its lambda is the coefficient of that term).
 
     Args:
       denoise: the network.
@@ -50,7 +50,8 @@ def denoising(
         channels and a term ``variational`` teaches the second half.
       condition: the batch (after dropout) to conditions, such as tokens through a text encoder; None takes the fields
         ``context``, ``pooled``, ``label`` and ``time_ids`` as they are.
-      to_latents: encodes images on the fly, each by its own key; None denoises ``latents`` or the image itself.
+      to_latents: gives a batch its latents, each row by its own key: encodes its images on the fly, or draws from what
+        an autoencoder said of them before; None denoises ``latents`` or the image itself.
       empty: the value of each field that stands for no condition, without the batch's axis: tokens of the empty
         caption, a cached context ``[S, D]``, the label past the last class.
       dropout: the share of examples whose fields are replaced by ``empty``, all of them together (arXiv 2207.12598).
@@ -77,9 +78,7 @@ def denoising(
 
         if dropout and empty:
             batch = drop(batch, jax.vmap(jax.random.bernoulli, (0, None))(keys("condition"), dropout), empty)
-        x0 = batch["latents"] if "latents" in batch else batch["image"]
-        if to_latents is not None and "latents" not in batch:
-            x0 = jax.lax.stop_gradient(to_latents(parts, x0, keys("posterior")))
+        x0 = clean_example(parts, batch, to_latents, keys("posterior"))
         wide = jnp.promote_types(jnp.float32, x0.dtype)
         t = diffusion.sample_times(process, keys("time"), density).astype(wide)
         noise = draw_noise(keys("noise"), x0.astype(wide), offset_noise)
@@ -99,6 +98,13 @@ def denoising(
         return terms, {"mse": weighted_mean(jax.lax.stop_gradient(errors), weights["weights"])}
 
     return objective
+
+
+def clean_example(parts: Any, batch: Batch, to_latents: ToLatents | None, keys: Array) -> Array:
+    """What is noised ``[B, H, W, C]``: the batch's latents, or those that ``to_latents`` gives, or the image itself."""
+    if "latents" in batch:
+        return batch["latents"]
+    return batch["image"] if to_latents is None else jax.lax.stop_gradient(to_latents(parts, batch, keys))
 
 
 def weights_of(batch: Batch) -> dict[str, Array]:

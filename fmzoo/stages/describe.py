@@ -67,7 +67,7 @@ def read_config(source: epath.PathLike) -> tuple[str, models.DecoderConfig]:
     path = train.locate(source)
     if is_run(path):
         values = read_json(path / "config.json")
-        if values.get("stage") in (image_runs.PRETRAIN, image_runs.FINETUNE):
+        if values.get("stage") in image_runs.STAGES:
             raise InputError(f"source {path} is a run of images, which its report.md describes; one of text is needed")
         return "run", config_json.from_json(models.DecoderConfig, values.get("model"), "model")
     if (path / "config.json").exists():

@@ -11,9 +11,8 @@ from fmzoo import generate, train
 from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
 from fmzoo.models.text_to_image import TextToImageConfig
-from fmzoo.pretrained import is_run, load
+from fmzoo.pretrained import keeps_average, load
 from fmzoo.stages.picture_grid import grid, write_png, zoom_for
-from fmzoo.text.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def draw(source: epath.PathLike, out: epath.PathLike, config: DrawConfig = DrawC
         raise InputError(f"out {out} is a folder; the name of a new file is needed")
     pretrained = load_average(source)
     if not isinstance(pretrained.config, TextToImageConfig):
-        raise InputError(f"source {source} is a model of text; one of images is needed (fmzoo generate is for text)")
+        raise InputError(f"source {source} draws no pictures; one that does is needed (fmzoo generate is for text)")
     pictures = draw_shown(pretrained, config)
     settings = {"source": source, **{k: v for k, v in dataclasses.asdict(config).items() if v is not None}}
     write_png(out, grid(pictures, zoom=zoom_for(pictures.shape[1])), settings)
@@ -66,9 +65,7 @@ def draw(source: epath.PathLike, out: epath.PathLike, config: DrawConfig = DrawC
 
 def load_average(source: epath.PathLike) -> Pretrained:
     """Loads a model, a run's by its moving average if it keeps one."""
-    path = train.locate(source)
-    keeps = is_run(path) and bool(read_json(path / "config.json").get("ema"))
-    return load(source, average=keeps)
+    return load(source, average=keeps_average(source))
 
 
 def draw_shown(pretrained: Pretrained, config: DrawConfig) -> np.ndarray:

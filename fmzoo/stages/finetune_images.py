@@ -1,9 +1,8 @@
 """Fine-tuning of image models by low-rank adapters, on captioned pictures or on a few of one thing (DreamBooth)."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -12,11 +11,13 @@ from etils import epath
 from fmzoo import data, generate, models, objectives, parallel, train
 from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
+from fmzoo.models.system_sharding import system_rules
 from fmzoo.models.text_to_image import TextToImageConfig
-from fmzoo.pretrained import load
-from fmzoo.stages.image_report import report_images
-from fmzoo.stages.images import make_image_batches, make_objective
-from fmzoo.stages.run_folder import check_workdir, is_finished, nothing_left, open_workdir
+from fmzoo.pretrained import keeps_average, load
+from fmzoo.stages import image_training
+from fmzoo.stages.image_report import report_images, training_prompts
+from fmzoo.stages.image_training import Batches, check_latents, make_objective
+from fmzoo.stages.training_run import check_run, fit_config, make_state, open_mesh, refine, run_in_folder
 
 PRIOR_IDS = 2**30  # example ids of class pictures begin here, so that they draw noise of their own
 
@@ -27,7 +28,8 @@ class FinetuneImagesConfig:
 
     stage: ClassVar[str] = "finetune_images"
     source: str = ""  # what `fmzoo.load` opens
-    data: str = ""  # what `fmzoo.data.images` opens
+    average: bool = True  # begin from the source's moving average, if it is a run that keeps one
+    data: str = ""  # what `fmzoo.data.images` opens: a folder of pictures, with captions if there is no prompt
     prompt: str | None = None  # of every picture, in place of its caption: "a photo of sks dog"
     class_prompt: str | None = None  # DreamBooth's prior preservation: "a photo of a dog"
     class_count: int = 64  # pictures of the class that the model draws before it is trained
@@ -38,6 +40,8 @@ class FinetuneImagesConfig:
     optimizer: train.OptimizerConfig = train.OptimizerConfig(learning_rate=1e-4, schedule="constant", weight_decay=0.01)
     crop: Literal["centre", "random"] = "centre"
     flip: float = 0.0
+    latents: Literal["encode", "cache"] = "encode"  # at each step; or once, before the first, and kept in memory
+    posterior: Literal["sample", "mean"] = "sample"  # what of the autoencoder's Gaussian a latent is
     batch_size: int = 4  # pictures in a step; with a class_prompt as many of the class beside them
     microbatches: int = 1
     steps: int = 400
@@ -58,12 +62,10 @@ class FinetuneImagesConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
-        for name in ("batch_size", "microbatches", "steps", "checkpoint_every", "rank", "class_count"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        check_run(self, "rank", "class_count")
+        check_latents(self)
         if self.class_prompt is not None and self.prompt is None:
             raise InputError("class_prompt is given and prompt is None; the prompt of the one thing is needed")
-        parallel.check_rows(self.batch_size, self.microbatches, "microbatches")
 
     @property
     def scale(self) -> float:
@@ -73,8 +75,7 @@ class FinetuneImagesConfig:
     @property
     def fit(self) -> train.FitConfig:
         """The part that the loop reads."""
-        names = [field.name for field in dataclasses.fields(train.FitConfig)]
-        return train.FitConfig(**{name: getattr(self, name) for name in names})
+        return fit_config(self)
 
 
 class Captioned(Sequence[data.Picture]):
@@ -93,7 +94,7 @@ class Captioned(Sequence[data.Picture]):
 class WithPrior:
     """Batches of one thing with as many of its class behind them, each counted by its own field of weights."""
 
-    def __init__(self, things: data.ImageIterator, class_pictures: data.ImageIterator):
+    def __init__(self, things: Batches, class_pictures: Batches):
         self._parts = {"things": things, "class": class_pictures}
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -134,7 +135,7 @@ def draw_class(pretrained: Pretrained, config: FinetuneImagesConfig) -> list[dat
     return found
 
 
-def make_batches(config: FinetuneImagesConfig, pretrained: Pretrained) -> data.ImageIterator | WithPrior:
+def make_batches(config: FinetuneImagesConfig, pretrained: Pretrained) -> Batches | WithPrior:
     """This process's rows of pictures, with those of the class if there is a class_prompt.
 
     Raises:
@@ -143,43 +144,71 @@ def make_batches(config: FinetuneImagesConfig, pretrained: Pretrained) -> data.I
     pictures = data.images(config.data)
     if config.prompt is not None:
         pictures = Captioned(pictures, config.prompt)
-    things = make_image_batches(config, pretrained.config, pictures, pretrained.tokenizer)
+
+    def make(pictures: Sequence[data.Picture]) -> Batches:
+        coder = pretrained.params.get("autoencoder")
+        return image_training.make_batches(config, pretrained.config, pictures, pretrained.tokenizer, coder)
+
     if config.class_prompt is None:
-        return things
+        return make(pictures)
     if jax.process_count() > 1:
         raise InputError(f"class_prompt is given and there are {jax.process_count()} processes; one is needed")
-    drawn = Captioned(draw_class(pretrained, config), config.class_prompt)
-    return WithPrior(things, make_image_batches(config, pretrained.config, drawn, pretrained.tokenizer))
+    return WithPrior(make(pictures), make(Captioned(draw_class(pretrained, config), config.class_prompt)))
 
 
 def make_step(config: FinetuneImagesConfig, pretrained: Pretrained, optimizer: Any) -> train.Step:
     """The step of this stage, not compiled: adapters are trained, ``frozen["base"]`` is not."""
-    objective = make_objective(
-        pretrained.config, pretrained.tokenizer, dropout=config.dropout, density=config.density,
-        weighting=config.weighting, offset_noise=config.offset_noise,
-    )  # fmt: skip
+    objective = make_objective(config, pretrained.config, pretrained.tokenizer)
     coefficients = {} if config.class_prompt is None else {"prior": config.prior_weight}
     adapted = objectives.adapted(objective, scale=config.scale)
     step = train.update(train.gradients(adapted, coefficients, microbatches=config.microbatches), optimizer)
-    step = train.skip_nonfinite(step)
-    return train.moving_average(step, config.ema) if config.ema else step
+    return refine(step, config.ema)
 
 
-def init(config: FinetuneImagesConfig, base: Any, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
-    """The state at step 0, whole on every device.
+def init(config: FinetuneImagesConfig, pretrained: Pretrained, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
+    """The state at step 0, each device making its own part.
 
     Raises:
       InputError: the targets match nothing.
     """
     key, noise = jax.random.split(jax.random.key(config.seed))
-    shapes = jax.eval_shape(lambda: base)
+    shapes = jax.eval_shape(lambda: pretrained.params)
 
-    @functools.partial(jax.jit, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     def make() -> train.State:
         adapters = models.init_lora(key, shapes, config.rank, config.targets)
         return train.init_state(adapters, optimizer, noise, ema=config.ema > 0, copy=False)
 
-    return make()
+    return make_state(make, mesh, system_rules(pretrained.config))
+
+
+class FinetuneRun(NamedTuple):
+    """What a run is made of."""
+
+    pretrained: Pretrained
+    batches: Batches | WithPrior
+    state: train.State
+    step: train.Step
+    frozen: dict[str, Any]
+
+
+def prepare(config: FinetuneImagesConfig) -> FinetuneRun:
+    """Loads the source, opens the data, draws pictures of the class, and makes the state; nothing is written.
+
+    Raises:
+      InputError: the source is no image model, or the data or the mesh does not fit.
+    """
+    mesh = open_mesh(config)
+    pretrained = load(config.source, average=config.average and keeps_average(config.source))
+    if not isinstance(pretrained.config, TextToImageConfig):
+        raise InputError(f"source {config.source} is no system that draws; one is needed")
+    rules, optimizer = system_rules(pretrained.config), train.make_optimizer(config.optimizer, config.steps)
+    return FinetuneRun(
+        pretrained,
+        make_batches(config, pretrained),
+        init(config, pretrained, optimizer, mesh),
+        parallel.compile(make_step(config, pretrained, optimizer), mesh, rules),
+        {"base": parallel.place(pretrained.params, mesh, rules)},
+    )
 
 
 def finetune_images(config: FinetuneImagesConfig, workdir: epath.PathLike) -> bool:
@@ -194,27 +223,17 @@ def finetune_images(config: FinetuneImagesConfig, workdir: epath.PathLike) -> bo
     Raises:
       InputError: the source is no image model, the folder holds another run, or the data does not fit.
     """
-    workdir = train.locate(workdir)
-    started, finished = parallel.from_first(lambda: (check_workdir(config, workdir), is_finished(config, workdir)))
-    if finished:
-        return True
-    mesh, pretrained = parallel.mesh(config.mesh), load(config.source)
-    if not isinstance(pretrained.config, TextToImageConfig):
-        raise InputError(f"source {config.source} is a model of text; one of images is needed")
-    optimizer = train.make_optimizer(config.optimizer, config.steps)
-    state = init(config, pretrained.params, optimizer, mesh)
-    step = parallel.compile(make_step(config, pretrained, optimizer), mesh)
-    batches, frozen = make_batches(config, pretrained), {"base": parallel.place(pretrained.params, mesh)}
-    with nothing_left(workdir, unless=started), batches:
-        if jax.process_index() == 0:
-            open_workdir(config, workdir, None)
-        merge = data.merge_states if config.class_prompt is None else _first
-        state, finished = train.fit(step, state, frozen, batches, config.fit, workdir, merge=merge)
-    if finished and jax.process_index() == 0:
-        merged = models.merge(pretrained.params, jax.device_get(train.average_params(state)), config.scale)
-        prompts = [config.prompt or "", *([] if config.class_prompt is None else [config.class_prompt])]
-        report_images(config, workdir, dataclasses.replace(pretrained, params=merged), prompts)
-    return finished
+
+    def report(folder: epath.Path, run: FinetuneRun, adapters: Any) -> None:
+        base = run.pretrained
+        params = adapters and models.merge(base.params, adapters, config.scale)
+        prompts = [prompt for prompt in (config.prompt, config.class_prompt) if prompt is not None]
+        report_images(
+            config, folder, dataclasses.replace(base, params=params), prompts or training_prompts(config, base)
+        )
+
+    merge = data.merge_states if config.class_prompt is None else _first
+    return run_in_folder(config, workdir, lambda kept: prepare(config), report, merge=merge)
 
 
 def _first(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

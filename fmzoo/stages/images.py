@@ -1,26 +1,25 @@
 """Pretraining of image models: denoising pictures with captions or classes, from a config to a run folder."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 from flax import linen as nn
 
-from fmzoo import data, objectives, parallel, text, train
+from fmzoo import data, parallel, text, train
 from fmzoo.diffusion import Process
 from fmzoo.errors import InputError
 from fmzoo.interop.image_runs import ImageModelConfig, init_params, tokenizer_of
 from fmzoo.models import Pretrained
-from fmzoo.models.autoencoder import AutoencoderKL, to_latents
 from fmzoo.models.clip_text import ClipTextConfig
-from fmzoo.models.denoiser import class_count, denoise, make_denoiser, needed_conditions
-from fmzoo.models.text_to_image import TextToImageConfig, encode_prompts
+from fmzoo.models.denoiser import make_denoiser
+from fmzoo.models.system_sharding import system_rules
 from fmzoo.models.unet_config import UNetConfig
-from fmzoo.stages.run_folder import check_workdir, is_finished, nothing_left, open_workdir
+from fmzoo.stages.frozen_autoencoder import Coder, in_latents, read_autoencoder
+from fmzoo.stages.image_training import Batches, check_latents, make_batches, make_objective
+from fmzoo.stages.training_run import check_run, fit_config, make_state, open_mesh, refine, run_in_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +34,8 @@ class PretrainImagesConfig:
     flip: float = 0.0  # the probability of a horizontal flip
     tokenizer: str = "bpe"  # bpe: trained on the captions to model.encoder.vocab_size; or the path of one with a pad
     autoencoder: str | None = None  # what `fmzoo.load` opens: its autoencoder stays as it is, its latents are denoised
+    latents: Literal["encode", "cache"] = "encode"  # at each step; or once, before the first, and kept in memory
+    posterior: Literal["sample", "mean"] = "sample"  # what of the autoencoder's Gaussian a latent is
     batch_size: int = 64  # pictures in a step, over all devices and hosts
     microbatches: int = 1
     steps: int = 1000
@@ -55,23 +56,15 @@ class PretrainImagesConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
-        for name in ("batch_size", "microbatches", "steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        for name in ("seed", "data_seed"):
-            if not 0 <= getattr(self, name) < 2**32:
-                raise InputError(f"{name} is {getattr(self, name)}; a whole number from 0 to {2**32 - 1} is needed")
-        for name in ("ema", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 0 and below 1 is needed")
-        parallel.check_rows(self.batch_size, self.microbatches, "microbatches")
-        parallel.parse_mesh(self.mesh)
+        check_run(self)
+        check_latents(self)
+        if self.latents == "cache" and self.autoencoder is None:
+            raise InputError("latents are to be cached and autoencoder is None; the source of one is needed")
 
     @property
     def fit(self) -> train.FitConfig:
         """The part that the loop reads."""
-        names = [field.name for field in dataclasses.fields(train.FitConfig)]
-        return train.FitConfig(**{name: getattr(self, name) for name in names})
+        return fit_config(self)
 
 
 def _unet(side: int, colours: int, channels: tuple[int, ...], width: int, attention: tuple[int, ...]) -> UNetConfig:
@@ -115,32 +108,43 @@ class ImageRun(NamedTuple):
 
     module: nn.Module
     tokenizer: text.PromptTokenizer | None
-    batches: data.ImageIterator
+    batches: Batches
     state: train.State
     step: train.Step
     frozen: dict[str, Any]
     mesh: jax.sharding.Mesh
 
 
-def prepare(config: PretrainImagesConfig, tokenizer: text.Tokenizer | None = None) -> ImageRun:
+def prepare(
+    config: PretrainImagesConfig, tokenizer: text.Tokenizer | None = None, coder: Coder | None = None
+) -> ImageRun:
     """Opens the data, makes or loads the tokenizer, the model, its state and the compiled step; nothing is written.
+
+    Args:
+      config: of the run; where it names an autoencoder that its model lacks, of `in_latents`.
+      tokenizer: of captions; None makes or loads the one that the config names.
+      coder: what `read_autoencoder` gave; None reads it.
 
     Raises:
       InputError: the data, the mesh, the autoencoder or the tokenizer do not fit the config.
     """
-    mesh = parallel.mesh(config.mesh)
-    parallel.check_rows(config.batch_size // config.microbatches, mesh.shape["data"] * mesh.shape["fsdp"], "devices")
-    parallel.check_rows(config.batch_size, jax.process_count(), "hosts")
+    mesh, coder = open_mesh(config), coder or read_autoencoder(config)
+    config = in_latents(config, coder)
     pictures = data.images(config.data)
     if tokenizer is None and config.model.encoder is not None:
         tokenizer = make_tokenizer(config, pictures)
-    prompts = tokenizer_of(config.model, tokenizer)
-    frozen = read_autoencoder(config)
-    batches = make_image_batches(config, config.model.system, pictures, prompts)
-    optimizer = train.make_optimizer(config.optimizer, config.steps)
-    step, state = make_step(config, prompts, optimizer), init(config, optimizer, mesh)
-    module = make_denoiser(config.model.denoiser)
-    return ImageRun(module, prompts, batches, state, parallel.compile(step, mesh), frozen, mesh)
+    prompts, system = tokenizer_of(config.model, tokenizer), config.model.system
+    rules, optimizer = system_rules(system), train.make_optimizer(config.optimizer, config.steps)
+    frozen = {} if coder is None else {"autoencoder": coder.params}
+    return ImageRun(
+        module=make_denoiser(config.model.denoiser),
+        tokenizer=prompts,
+        batches=make_batches(config, system, pictures, prompts, coder and coder.params),
+        state=init(config, optimizer, mesh),
+        step=parallel.compile(make_step(config, prompts, optimizer), mesh, rules),
+        frozen=parallel.place(frozen, mesh, rules),
+        mesh=mesh,
+    )
 
 
 def make_tokenizer(config: PretrainImagesConfig, pictures: Sequence[data.Picture]) -> text.Tokenizer:
@@ -164,109 +168,21 @@ def make_tokenizer(config: PretrainImagesConfig, pictures: Sequence[data.Picture
     return tokenizer
 
 
-def read_autoencoder(config: PretrainImagesConfig) -> dict[str, Any]:
-    """The frozen autoencoder, if the config names one.
-
-    Raises:
-      InputError: what it names holds none, or one of another config, or the model expects one and none is named.
-    """
-    from fmzoo.pretrained import load
-
-    if config.autoencoder is None:
-        if config.model.autoencoder is not None:
-            raise InputError("autoencoder is None and model.autoencoder is set; the source of its weights is needed")
-        return {}
-    source = load(config.autoencoder)
-    if getattr(source.config, "autoencoder", None) != config.model.autoencoder:
-        raise InputError(f"autoencoder {config.autoencoder} does not hold the one that model.autoencoder describes")
-    return {"autoencoder": source.params["autoencoder"]}
-
-
-def make_image_batches(
-    config: Any, system: TextToImageConfig, pictures: Sequence[data.Picture], prompts: text.PromptTokenizer | None
-) -> data.ImageIterator:
-    """This process's rows of pictures, with what the denoiser is told of each.
-
-    Args:
-      config: of a stage, with ``batch_size``, ``crop``, ``flip``, ``data_seed`` and ``workers``.
-      system: that is trained.
-      pictures: what `fmzoo.data.images` gives.
-      prompts: the tokenizer of captions.
-    """
-    mine, coder = config.batch_size // jax.process_count(), system.autoencoder
-    factor, channels = (1, system.denoiser.in_channels) if coder is None else (coder.factor, coder.image_channels)
-    side = system.denoiser.sample_size * factor
-    fields = ["caption"] if prompts is not None else []
-    fields += [name for name in ("label", "time_ids") if name in needed_conditions(system.denoiser)]
-    return data.ImageIterator(
-        pictures,
-        data.Framing(side, side, channels, config.crop, config.flip, factor),
-        batch_size=config.batch_size,
-        rows=range(mine * jax.process_index(), mine * (jax.process_index() + 1)),
-        seed=config.data_seed,
-        fields=fields,
-        tokenize=None if prompts is None else functools.partial(_tokenize, prompts),
-        workers=config.workers,
-    )
-
-
-def _tokenize(prompts: text.PromptTokenizer, caption: str) -> dict[str, np.ndarray]:
-    return {name: rows[0] for name, rows in prompts.encode([caption]).items()}
-
-
-def make_objective(
-    system: TextToImageConfig, prompts: text.PromptTokenizer | None, **options: Any
-) -> objectives.ObjectiveFn:
-    """The denoising loss of a system on batches of `make_image_batches`; what is trained is what the state holds.
-
-    Args:
-      system: its config.
-      prompts: the tokenizer of captions.
-      **options: of `fmzoo.objectives.denoising`.
-    """
-    module, needed = make_denoiser(system.denoiser), needed_conditions(system.denoiser)
-    empty: dict[str, Any] = {} if prompts is None else _tokenize(prompts, "")
-    if "label" in needed:
-        empty["label"] = class_count(system.denoiser)
-
-    def say(parts: Any, x: jax.Array, t: jax.Array, conditions: Any, keys: jax.Array) -> jax.Array:
-        return denoise(module, parts["denoiser"], x, t, conditions, keys)
-
-    def condition(parts: Any, batch: Any) -> dict[str, jax.Array]:
-        told = {name: batch[name] for name in ("label", "time_ids") if name in needed}
-        rows = {name: batch[name] for name in system.encoders}
-        return told | encode_prompts(system, parts, rows) if rows else told
-
-    def latents(parts: Any, image: jax.Array, keys: jax.Array) -> jax.Array:
-        coder = AutoencoderKL(system.autoencoder)
-        moments = coder.apply({"params": parts["autoencoder"]}, image, method="encode")
-        return to_latents(system.autoencoder, *moments, keys)
-
-    encoded = None if system.autoencoder is None else latents
-    return objectives.denoising(say, system.process, condition=condition, to_latents=encoded, empty=empty, **options)
-
-
 def make_step(config: PretrainImagesConfig, prompts: text.PromptTokenizer | None, optimizer: Any) -> train.Step:
     """The step of this stage, not compiled: gradient, update, skipping, and a moving average if there is one."""
-    objective = make_objective(
-        config.model.system, prompts, dropout=config.dropout, density=config.density, weighting=config.weighting,
-        offset_noise=config.offset_noise,
-    )  # fmt: skip
-    step = train.update(train.gradients(objective, microbatches=config.microbatches), optimizer)
-    step = train.skip_nonfinite(step)
-    return train.moving_average(step, config.ema) if config.ema else step
+    objective = make_objective(config, config.model.system, prompts)
+    return refine(train.update(train.gradients(objective, microbatches=config.microbatches), optimizer), config.ema)
 
 
 def init(config: PretrainImagesConfig, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
-    """The state at step 0, whole on every device."""
+    """The state at step 0, each device making its own part."""
     key, noise = jax.random.split(jax.random.key(config.seed))
 
-    @functools.partial(jax.jit, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     def make() -> train.State:
         params = init_params(config.model, key)
         return train.init_state(params, optimizer, noise, ema=config.ema > 0, copy=False)
 
-    return make()
+    return make_state(make, mesh, system_rules(config.model.system))
 
 
 def pretrain_images(config: PretrainImagesConfig, workdir: epath.PathLike) -> bool:
@@ -282,22 +198,20 @@ def pretrain_images(config: PretrainImagesConfig, workdir: epath.PathLike) -> bo
       InputError: the folder holds another run, or anything that `prepare` or `fmzoo.train.fit` refuses. Nothing is left
         that was not there before.
     """
-    workdir = train.locate(workdir)
-    started, finished = parallel.from_first(lambda: (check_workdir(config, workdir), is_finished(config, workdir)))
-    if finished:
-        return True
-    run = prepare(config, text.load_tokenizer(workdir / "tokenizer") if started and config.model.encoder else None)
-    with nothing_left(workdir, unless=started), run.batches:
-        if jax.process_index() == 0:
-            open_workdir(config, workdir, run.tokenizer and next(iter(run.tokenizer.tokenizers.values())))
-        state, finished = train.fit(
-            run.step, run.state, run.frozen, run.batches, config.fit, workdir, merge=data.merge_states
-        )
-    if finished and jax.process_index() == 0:
+    coder = read_autoencoder(config)
+    config = in_latents(config, coder)
+
+    def begin(kept: epath.Path | None) -> ImageRun:
+        return prepare(config, text.load_tokenizer(kept) if kept and config.model.encoder else None, coder)
+
+    def report(folder: epath.Path, run: ImageRun, params: Any) -> None:
         from fmzoo.stages.image_report import report_images, training_prompts
 
-        trained = jax.device_get(train.average_params(state)) if jax.process_count() == 1 else None
-        params = trained and {**trained, **run.frozen}
-        pretrained = Pretrained(run.module, params, config.model.system, run.tokenizer)
-        report_images(config, workdir, pretrained, training_prompts(config, pretrained))
-    return finished
+        whole = params and {**params, **jax.device_get(run.frozen)}
+        pretrained = Pretrained(run.module, whole, config.model.system, run.tokenizer)
+        report_images(config, folder, pretrained, training_prompts(config, pretrained))
+
+    return run_in_folder(
+        config, workdir, begin, report,
+        tokenizer_of=lambda run: run.tokenizer and next(iter(run.tokenizer.tokenizers.values())),
+    )  # fmt: skip

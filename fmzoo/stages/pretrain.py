@@ -10,7 +10,7 @@ from etils import epath
 
 from fmzoo import data, models, objectives, parallel, text, train
 from fmzoo.errors import InputError
-from fmzoo.stages.run_folder import check_workdir, is_finished, nothing_left, open_workdir
+from fmzoo.stages.training_run import check_run, fit_config, make_state, open_mesh, own_rows, refine, run_in_folder
 
 Literals = Literal["concatenate_and_split", "first_fit"]
 
@@ -35,6 +35,8 @@ class PretrainConfig:
     ema: float = 0.0  # decay of a moving average of the weights; 0 keeps none
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    balance: float = 0.0  # coefficient of the loss that spreads tokens over experts
+    router_z: float = 0.0  # coefficient of the squared log-normaliser of their routers
     loss_chunk: int | None = None  # positions of which logits are held at a time
     checkpoint_every: int = 250
     keep_checkpoints: int | None = 3
@@ -46,27 +48,17 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
-        for name in ("batch_size", "sequence_length", "microbatches", "steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        check_run(self, "sequence_length")
         if self.sequence_length > self.model.context_length:
             raise InputError(
                 f"sequence_length {self.sequence_length} is over model.context_length {self.model.context_length}; "
                 "at most that is needed"
             )
-        for name in ("seed", "data_seed"):
-            if not 0 <= getattr(self, name) < 2**32:
-                raise InputError(f"{name} is {getattr(self, name)}; a whole number from 0 to {2**32 - 1} is needed")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema is {self.ema}; at least 0 and below 1 is needed")
-        parallel.check_rows(self.batch_size, self.microbatches, "microbatches")
-        parallel.parse_mesh(self.mesh)
 
     @property
     def fit(self) -> train.FitConfig:
         """The part that the loop reads."""
-        names = [field.name for field in dataclasses.fields(train.FitConfig)]
-        return train.FitConfig(**{name: getattr(self, name) for name in names})
+        return fit_config(self)
 
 
 def _small(d_model: int, layers: int, heads: int, kv_heads: int, vocab: int, window: int) -> models.DecoderConfig:
@@ -107,6 +99,7 @@ class Run(NamedTuple):
     state: train.State
     step: train.Step
     mesh: jax.sharding.Mesh
+    frozen: dict[str, Any] = {}  # noqa: RUF012 -- nothing is
 
 
 def prepare(config: PretrainConfig, tokenizer: text.Tokenizer | None = None) -> Run:
@@ -115,20 +108,17 @@ def prepare(config: PretrainConfig, tokenizer: text.Tokenizer | None = None) -> 
     Raises:
       InputError: the data, the mesh or the tokenizer do not fit the config.
     """
-    mesh = parallel.mesh(config.mesh)
-    models.check_mesh(config.model, mesh.shape["tensor"])
-    parallel.check_rows(config.batch_size // config.microbatches, mesh.shape["data"] * mesh.shape["fsdp"], "devices")
-    parallel.check_rows(config.batch_size, jax.process_count(), "hosts")
+    mesh = open_mesh(config)
+    models.check_mesh(config.model, mesh.shape["tensor"], mesh.shape["expert"])
     documents = data.source(config.data, split="train", field=config.field)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, documents)
-    mine = config.batch_size // jax.process_count()
     batches = data.TextIterator(
         documents,
         tokenizer,
         batch_size=config.batch_size,
         length=config.sequence_length,
-        rows=range(mine * jax.process_index(), mine * (jax.process_index() + 1)),
+        rows=own_rows(config),
         seed=config.data_seed,
         packing=config.packing,
         vocab_size=config.model.vocab_size,
@@ -166,11 +156,11 @@ def make_tokenizer(config: PretrainConfig, documents: Sequence[str]) -> text.Tok
 def make_step(config: PretrainConfig, module: models.Decoder, optimizer: Any) -> train.Step:
     """The step of this stage, not compiled: gradient, update, skipping, and a moving average if there is one."""
     objective = objectives.next_token(
-        module, z_loss=config.z_loss, label_smoothing=config.label_smoothing, chunk=config.loss_chunk
-    )
+        module, z_loss=config.z_loss, label_smoothing=config.label_smoothing, chunk=config.loss_chunk,
+        balance=config.balance, router_z=config.router_z,
+    )  # fmt: skip
     step = train.update(train.gradients(objective, microbatches=config.microbatches), optimizer)
-    step = train.skip_nonfinite(step)
-    return train.moving_average(step, config.ema) if config.ema else step
+    return refine(step, config.ema)
 
 
 def init(config: PretrainConfig, module: models.Decoder, optimizer: Any, mesh: jax.sharding.Mesh) -> train.State:
@@ -182,8 +172,7 @@ def init(config: PretrainConfig, module: models.Decoder, optimizer: Any, mesh: j
         params = plain.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
         return train.init_state(params, optimizer, noise, ema=config.ema > 0, copy=False)
 
-    shardings = parallel.state_shardings(jax.eval_shape(make), mesh, models.DECODER_RULES)
-    return jax.jit(make, out_shardings=shardings)()
+    return make_state(make, mesh, models.DECODER_RULES)
 
 
 def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
@@ -199,23 +188,17 @@ def pretrain(config: PretrainConfig, workdir: epath.PathLike) -> bool:
       InputError: the folder holds another run, or anything that `prepare` or `fmzoo.train.fit` refuses. Nothing is left
         that was not there before.
     """
-    workdir = train.locate(workdir)
-    started, finished = parallel.from_first(lambda: (check_workdir(config, workdir), is_finished(config, workdir)))
-    if finished:
-        return True
-    run = prepare(config, text.load_tokenizer(workdir / "tokenizer") if started else None)
-    tokens = config.batch_size * config.sequence_length
-    flops = tokens * models.flops_per_token(config.model, config.sequence_length)
-    with nothing_left(workdir, unless=started), run.batches:
-        if jax.process_index() == 0:
-            open_workdir(config, workdir, run.tokenizer)
-        state, finished = train.fit(
-            run.step, run.state, {}, run.batches, config.fit, workdir, tokens=tokens, flops=flops,
-            merge=data.merge_states,
-        )  # fmt: skip
-    if finished and jax.process_index() == 0:
+
+    def begin(kept: epath.Path | None) -> Run:
+        return prepare(config, text.load_tokenizer(kept) if kept else None)
+
+    def report(folder: epath.Path, run: Run, params: Any) -> None:
         from fmzoo.stages.report import write_report
 
-        params = jax.device_get(train.average_params(state)) if jax.process_count() == 1 else None
-        write_report(config, workdir, models.Pretrained(run.module, params, config.model, run.tokenizer))
-    return finished
+        write_report(config, folder, models.Pretrained(run.module, params, config.model, run.tokenizer))
+
+    tokens = config.batch_size * config.sequence_length
+    return run_in_folder(
+        config, workdir, begin, report, tokenizer_of=lambda run: run.tokenizer, tokens=tokens,
+        flops=tokens * models.flops_per_token(config.model, config.sequence_length),
+    )  # fmt: skip

@@ -149,16 +149,19 @@ class Checkpoints(contextlib.AbstractContextManager):
         self.close()
 
 
-def load_params(folder: epath.PathLike, step: int | None = None, average: bool = False) -> tuple[Any, int]:
+def load_params(
+    folder: epath.PathLike, step: int | None = None, average: bool = False, name: str | None = None
+) -> tuple[Any, int]:
     """``(parameters, step)`` of a run as NumPy arrays: the newest complete checkpoint's by default.
 
     Args:
       folder: of the checkpoints.
       step: which one.
       average: the moving average in place of the parameters.
+      name: of the state, in a run of several.
 
     Raises:
-      InputError: there is no complete checkpoint, no such step, or no moving average.
+      InputError: there is no complete checkpoint, no such step, no such state, or no moving average.
     """
     folder = locate(folder)
     step = _choose(folder, step)
@@ -166,12 +169,15 @@ def load_params(folder: epath.PathLike, step: int | None = None, average: bool =
     path, reader = folder / str(step) / "state", ocp.PyTreeCheckpointHandler()
     with _misfit_explained(folder / str(step)), contextlib.closing(reader):
         tree = reader.metadata(path).tree
+        if name is not None:
+            tree = tree[name]
         if not tree.get(field):
             raise InputError(f"{folder.parent} keeps no moving average; a run with ema above 0 is needed")
         wanted = {field: jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), tree[field])}
+        wanted = wanted if name is None else {name: wanted}
         numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         found = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=numpy, partial_restore=True))
-    return found[field], step
+    return (found if name is None else found[name])[field], step
 
 
 def _check_shapes(path: epath.Path, like: Any) -> None:

@@ -96,19 +96,20 @@ def test_a_dropped_caption_goes_through_the_encoder_as_the_empty_one():
 
 
 def test_latents_cached_are_latents_encoded():
-    def encode(parts, image, keys):
-        return image[:, ::2, ::2, :1] * parts["autoencoder"]
+    def encode(parts, batch, keys):
+        return batch["image"][:, ::2, ::2, :1] * parts["autoencoder"]
 
     batch, frozen = batch_of(), {"autoencoder": jnp.float32(0.5)}
-    cached = {**batch, "latents": encode(frozen, batch.pop("image"), None)}
+    cached = {**batch, "latents": encode(frozen, batch, None)}
+    del cached["image"]
     fly = objectives.denoising(silent, PROCESS, to_latents=encode)({}, frozen, batch_of(), KEY)
     kept = objectives.denoising(silent, PROCESS)({}, {}, cached, KEY)
     assert float(fly[0]["loss"].total) == float(kept[0]["loss"].total)
 
 
 def test_each_latent_is_drawn_by_its_own_key():
-    def encode(parts, image, keys):
-        return draw_noise(keys, image)
+    def encode(parts, batch, keys):
+        return draw_noise(keys, batch["image"])
 
     recorder = Recorder()
     objective = objectives.denoising(recorder, Process(beta_start=1e-9, beta_end=1e-9), to_latents=encode)

@@ -1,41 +1,35 @@
-"""Image runs in small: going on exactly, what a run folder holds, what is drawn from it, the tour, the command."""
+"""Image runs in small: what a run folder holds, what is drawn from it, the tour, the command."""
 
 import contextlib
 import dataclasses
 import io
 import json
-import re
 
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import fmzoo
 from fmzoo import data, stages, train
 from fmzoo.errors import InputError
 from fmzoo.interop.config_json import from_json, to_json
-from fmzoo.interop.image_runs import ImageModelConfig
-from fmzoo.models.clip_text import ClipTextConfig
 from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
-from fmzoo.models.unet_config import UNetConfig
-from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, image_report, image_tour, pretrain_images
-from fmzoo.stages.finetune_images import FinetuneImagesConfig, WithPrior, finetune_images
+from fmzoo.stages import (
+    AUTOENCODER_PRESETS,
+    IMAGE_PRESETS,
+    PretrainAutoencoderConfig,
+    PretrainImagesConfig,
+    image_tour,
+    pretrain_images,
+)
 from fmzoo.stages.images import COSINE
 from fmzoo.stages.picture_grid import grid
 from tests.command import fmzoo as command
+from tests.stages import small_image_runs
 
-UNET = UNetConfig(
-    in_channels=1, out_channels=1, sample_size=8, channels=(8,), layers=(1,), transformer_layers=(1,), num_heads=(2,),
-    context_dim=8, groups=4, mid="none",
-)  # fmt: skip
-READER = ClipTextConfig(vocab_size=260, d_model=8, num_layers=1, num_heads=2, d_ff=16, context_length=20)
-CONFIG = PretrainImagesConfig(
-    model=ImageModelConfig(UNET, COSINE, READER), data="digits", batch_size=8, steps=5, checkpoint_every=2, ema=0.9,
-    dropout=0.3, quiet=True, optimizer=train.OptimizerConfig(schedule="constant", warmup_steps=1),
-)  # fmt: skip
+CONFIG = dataclasses.replace(small_image_runs.IMAGES, steps=5, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -57,27 +51,6 @@ def arrays(folder):
     return [train.load_params(checkpoints, average=average)[0] for average in (False, True)]
 
 
-def test_a_run_that_was_killed_is_the_run_that_was_not(run, tmp_path, monkeypatch):
-    given = data.ImageIterator.__next__
-
-    def die_at_the_fourth(self):
-        if self.examples == 3 * CONFIG.batch_size:
-            raise KeyboardInterrupt  # nothing is saved or said
-        return given(self)
-
-    monkeypatch.setattr(image_report, "report_images", lambda *_: None)
-    monkeypatch.setattr(data.ImageIterator, "__next__", die_at_the_fourth)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain_images(CONFIG, tmp_path / "killed")
-    assert train.complete_steps(tmp_path / "killed" / "checkpoints") == [2]
-    monkeypatch.setattr(data.ImageIterator, "__next__", given)
-    assert pretrain_images(CONFIG, tmp_path / "killed")
-    assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path / "killed"), arrays(run))
-    params, average = arrays(run)
-    assert not np.array_equal(params["denoiser"]["output"]["kernel"], average["denoiser"]["output"]["kernel"])
-
-
 def test_a_run_folder_holds_what_is_promised(run):
     assert {"config.json", "tokenizer", "metrics.jsonl", "checkpoints", "report.md", "samples.png", "loss.png"} <= {
         path.name for path in run.iterdir()
@@ -94,7 +67,9 @@ def test_a_run_loads_and_draws(run):
     pretrained = fmzoo.load(run, average=True)
     assert isinstance(pretrained.config, TextToImageConfig)
     assert pretrained.config.process == COSINE
-    jax.tree.map(np.testing.assert_array_equal, pretrained.params, arrays(run)[1])
+    params, averaged = arrays(run)
+    jax.tree.map(np.testing.assert_array_equal, pretrained.params, averaged)
+    assert not np.array_equal(params["denoiser"]["output"]["kernel"], averaged["denoiser"]["output"]["kernel"])
     assert fmzoo.load(run, compute_dtype="bfloat16").module.config.dtype == "bfloat16"
 
 
@@ -172,6 +147,21 @@ def test_the_command_pretrains_by_a_preset(tmp_path, monkeypatch):
     assert workdir == str(tmp_path / "run")
 
 
+def test_the_command_pretrains_an_autoencoder(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(stages, "pretrain_autoencoder", lambda config, workdir: given.append(config) or True)
+    ended = command("pretrain", "emoji-autoencoder", "--workdir", tmp_path / "run", "--discriminator.features", "8")
+    assert ended.status == 0, ended.err
+    assert given[0].discriminator.features == 8
+
+
+@pytest.mark.parametrize("name", AUTOENCODER_PRESETS)
+def test_presets_of_autoencoders_are_consistent(name):
+    config = stages.preset(name)
+    assert from_json(PretrainAutoencoderConfig, json.loads(json.dumps(to_json(config)))) == config
+    assert data.images(config.data)[0].image.shape == (config.size, config.size, config.model.image_channels)
+
+
 @pytest.mark.parametrize("name", IMAGE_PRESETS)
 def test_presets_are_consistent(name):
     config = stages.preset(name)
@@ -196,35 +186,6 @@ def test_classes_are_learned_without_words(tmp_path):
     assert pretrain_images(dataclasses.replace(CONFIG, model=model, steps=1), tmp_path / "run")
     pretrained = fmzoo.load(tmp_path / "run")
     assert pretrained.tokenizer is None
-
-
-def test_a_few_pictures_of_one_thing_move_the_adapters_alone(run, tmp_path):
-    config = FinetuneImagesConfig(
-        source=str(run), data="digits", prompt="the digit sks", class_prompt="the digit one", class_count=4, rank=2,
-        batch_size=4, steps=3, checkpoint_every=2, quiet=True,
-    )  # fmt: skip
-    assert finetune_images(config, tmp_path / "tuned")
-    assert {"loss", "prior", "mse"} <= train.read_rows(tmp_path / "tuned" / "metrics.jsonl")[0].keys()
-    base, tuned = (flatten_dict(fmzoo.load(path).params, sep="/") for path in (run, tmp_path / "tuned"))
-    moved = {path for path in base if not np.array_equal(base[path], tuned[path])}
-    assert moved
-    assert all(re.search(config.targets, path) for path in moved)
-    assert "# Fine-tuning on digits" in (tmp_path / "tuned" / "report.md").read_text()
-
-
-def test_class_pictures_stand_behind_and_are_counted_apart():
-    def make():
-        parts = (data.ImageIterator(data.images("digits"), data.Framing(8, 8, 1), batch_size=2, seed=s) for s in (0, 1))
-        return WithPrior(*parts)
-
-    one, other = make(), make()
-    next(one)
-    other.set_state(json.loads(json.dumps(one.get_state())))
-    batch, same = next(one), next(other)
-    np.testing.assert_array_equal(batch["image"], same["image"])
-    assert batch["weights"].tolist() == [1, 1, 0, 0]
-    assert batch["prior_weights"].tolist() == [0, 0, 1, 1]
-    assert batch["example_id"].tolist() == [2, 3, 2**30 + 2, 2**30 + 3]
 
 
 def test_grids_are_in_reading_order():
