@@ -93,6 +93,7 @@ ARCHITECTURES = {
         Architecture("qwen2", "qwen2"),
         Architecture("qwen3", "qwen3"),
         Architecture("olmo2", "olmo2"),
+        Architecture("smollm3", "smollm3", interleaved=True),
         Architecture("gemma", "gemma", _read_gemma, offset=True),
         Architecture("gemma2", "gemma2", _read_gemma2, _write_gemma2, offset=True),
         Architecture("gemma3", "gemma3_text", _read_gemma3, _write_gemma3, offset=True),

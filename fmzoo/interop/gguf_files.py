@@ -1,5 +1,6 @@
 """Models in GGUF files, which hold weights, config, tokenizer and chat template in one."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from fmzoo.interop.family import Family
 from fmzoo.interop.gguf_architectures import ARCHITECTURES
 from fmzoo.interop.gguf_format import ALIGNMENT, block_size, read_file, write_file
 from fmzoo.interop.gguf_names import Architecture, from_transformers, read_attributes, to_transformers, write_keys
-from fmzoo.interop.gguf_rope import FACTORS, make_factors, read_factors
+from fmzoo.interop.gguf_rope import FACTORS, make_factors, narrow, read_factors
 from fmzoo.interop.gguf_tokenizer_writing import write_tokenizer
 from fmzoo.interop.gguf_tokenizers import read_stops, read_tokenizer
 from fmzoo.interop.mapping import to_ours, to_theirs
@@ -158,7 +159,7 @@ def _write_config(config: DecoderConfig) -> tuple[Architecture, Family, dict[str
         try:
             attributes = family.write(config)
             read_back = _read_back(architecture, attributes, config)
-            lost = differences(config, read_back)
+            lost = differences(_narrow(config), _narrow(read_back))
         except InputError as error:
             failures.append((1000, f"{architecture.name}: {error}"))
             continue
@@ -168,16 +169,30 @@ def _write_config(config: DecoderConfig) -> tuple[Architecture, Family, dict[str
     raise InputError(f"no architecture of GGUF computes this config: the nearest, {min(failures)[1]}"[:290])
 
 
+def _narrow(value: Any) -> Any:
+    """A config with the digits of its numbers that a file holds."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _narrow(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return narrow(value) if isinstance(value, float) else value
+
+
 def _read_back(architecture: Architecture, attributes: dict[str, Any], config: DecoderConfig) -> DecoderConfig:
     """The config that a file with these attributes would be read as."""
     metadata = {"general.architecture": architecture.name, **write_keys(architecture, attributes)}
-    shapes = {"token_embd.weight": (config.vocab_size, config.d_model)}
+    a, width = config.attention, config.d_model
+    shapes = {
+        "token_embd.weight": (config.vocab_size, width),
+        "blk.0.attn_q.weight": (a.num_heads * a.head_dim, width),
+        "blk.0.attn_k.weight": (a.num_kv_heads * a.head_dim, width),
+        "blk.0.ffn_up.weight": (config.mlp.d_ff, width),
+    }
     if not config.tied_head:
         shapes["output.weight"] = shapes["token_embd.weight"]
-    if config.attention.out_bias:
-        shapes["blk.0.attn_output.bias"] = (config.d_model,)
+    if a.out_bias:
+        shapes["blk.0.attn_output.bias"] = (width,)
     if config.mlp.bias:
-        shapes["blk.0.ffn_down.bias"] = (config.d_model,)
+        shapes["blk.0.ffn_down.bias"] = (width,)
     tensors: dict[str, Any] = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     tensors |= {name: array for name, (_, array) in _write_factors(attributes).items()}
     return _parse_config(metadata, tensors, architecture.name)[3]

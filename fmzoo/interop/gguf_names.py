@@ -56,7 +56,8 @@ def read_attributes(
     head_dim = a.integer("attention.key_length", optional=True) or max(width // heads, 1)
     for name in ("attention.value_length", "rope.dimension_count"):
         a.demand(name, head_dim)
-    vocabulary = shapes.get("token_embd.weight", (0,))[0]
+    a.take("tensor_data_layout", str, optional=True)  # old files name the one that there is
+    vocabulary = shapes.get("token_embd.weight", (a.integer("vocab_size", optional=True),))[0]
     a.demand("vocab_size", vocabulary)
     attributes = {
         "model_type": architecture.model_type,
@@ -73,6 +74,7 @@ def read_attributes(
         "tie_word_embeddings": "output.weight" not in shapes,
         "rope_scaling": read_scaling(a),
     }
+    _check_rows(attributes, shapes, path)
     for part, name in (("attn_output", "attention_bias"), ("ffn_down", "mlp_bias")):
         if f"blk.0.{part}.bias" in shapes:
             attributes[name] = True
@@ -81,6 +83,20 @@ def read_attributes(
         a.demand(name, 0)
     a.close()
     return attributes
+
+
+def _check_rows(attributes: Values, shapes: Mapping[str, tuple[int, ...]], path: str) -> None:
+    """Refuses sizes that the tensors do not have, before anything is made of them."""
+    needed = {
+        "token_embd": (attributes["vocab_size"], attributes["hidden_size"]),
+        "blk.0.attn_q": (attributes["num_attention_heads"] * attributes["head_dim"], attributes["hidden_size"]),
+        "blk.0.attn_k": (attributes["num_key_value_heads"] * attributes["head_dim"], attributes["hidden_size"]),
+        "blk.0.ffn_up": (attributes["intermediate_size"], attributes["hidden_size"]),
+    }
+    for name, shape in needed.items():
+        if shapes.get(f"{name}.weight") != shape:
+            found = shapes.get(f"{name}.weight", "nothing")
+            raise InputError(f"{path} has {found} at {name}.weight; its keys need {str(shape)[:60]}")
 
 
 def write_keys(architecture: Architecture, attributes: Values) -> Values:

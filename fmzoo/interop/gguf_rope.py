@@ -14,6 +14,11 @@ FACTORS = "rope_freqs.weight"  # by which each frequency is divided, [H / 2]
 LLAMA3 = {"original_max_position_embeddings": 8192, "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # as published
 
 
+def narrow(number: float) -> float:
+    """A number with the digits that float32 holds for sure."""
+    return float(f"{number:.6g}")
+
+
 def read_scaling(a: Attributes) -> dict[str, Any] | None:
     """`rope_scaling` from the keys of an architecture."""
     kind = a.take("rope.scaling.type", str, optional=True)
@@ -31,7 +36,7 @@ def read_scaling(a: Attributes) -> dict[str, Any] | None:
     if kind == "yarn":
         scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
         if multiplier is not None and multiplier != 1:
-            scaling["attention_factor"] = multiplier * (0.1 * math.log(factor) + 1)
+            scaling["attention_factor"] = narrow(multiplier * (0.1 * math.log(factor) + 1))
         return scaling | {name: value for name, value in ramp.items() if value is not None}
     if kind in (None, "none", "linear"):
         return None if factor == 1 or kind == "none" else {"rope_type": "linear", "factor": factor}

@@ -6,7 +6,7 @@ from fmzoo.errors import InputError
 from fmzoo.text.tokenizers import Tokenizer
 
 START, END = "<|im_start|>", "<|im_end|>"
-SYSTEM = re.compile(r"<\|im_start\|>system\s(.*?)<\|im_end\|>", re.DOTALL)
+SYSTEM = re.compile(r"<\|im_start\|>system(?:\n|\\n)(.*?)<\|im_end\|>", re.DOTALL)
 
 
 def ask(template: str, question: str, tokenizer: Tokenizer) -> list[int]:
