@@ -119,6 +119,17 @@ class ByteRankTokenizer:
         """Returns the token ids of a text."""
         return self._encoding.encode_ordinary(text)
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the token ids of a text, and the characters whose bytes each holds."""
+        ids = self.encode(text)
+        character = [i for i, c in enumerate(text) for _ in c.encode()]
+        spans, at = [], 0
+        for i in ids:
+            size = len(self._bytes_of[i])
+            spans.append((character[at], character[at + size - 1] + 1))
+            at += size
+        return ids, spans
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Returns the bytes of token ids, whether or not they are UTF-8."""
         return b"".join(self._bytes_of.get(int(i), b"") for i in ids)

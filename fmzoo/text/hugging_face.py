@@ -58,6 +58,24 @@ class HuggingFaceTokenizer:
         """Returns the token ids of a text."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the token ids of a text, and the first character of each and the one after its last."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    def encode_specials(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same, where the name of a special token stands for it, as `tokenizer.json` says (its blanks included)."""
+        found = self._taking_specials.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    @functools.cached_property
+    def _taking_specials(self) -> Any:
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy.encode_special_tokens = False
+        return copy
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids."""
         return self._tokenizer.decode([i for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)

@@ -42,6 +42,11 @@ class SentencePieceTokenizer:
         """Returns the token ids of a text."""
         return self._processor.encode(text)
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the token ids of a text, and the first character of each and the one after its last."""
+        pieces = self._processor.encode(text, out_type="immutable_proto").pieces
+        return [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids."""
         return self._processor.decode([int(i) for i in ids if 0 <= i < self.vocab_size])

@@ -34,6 +34,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text."""
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the token ids of a text, and the first character of each and the one after its last."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids; bytes that are not UTF-8 become U+FFFD."""
 
@@ -59,6 +62,11 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         """Returns the UTF-8 bytes of a text."""
         return list(text.encode())
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the bytes of a text and the character that each belongs to."""
+        spans = [(i, i + 1) for i, character in enumerate(text) for _ in character.encode()]
+        return self.encode(text), spans
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Returns the bytes of token ids, whether or not they are UTF-8."""
