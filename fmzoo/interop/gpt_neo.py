@@ -64,9 +64,9 @@ def _read_layers(a: Attributes, num_layers: int) -> dict[str, tuple[Kind, ...]]:
     """`attention_types` holds pairs of kinds of layers and how often they repeat."""
     kinds: list[Any] = []
     for pair in (given := a.take("attention_types", list)):
-        sound = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], list)
-        if not sound or type(pair[1]) is not int or not 0 < pair[1] <= MOST_LAYERS or len(kinds) > MOST_LAYERS:
-            raise a.refuse("attention_types", given, "pairs of a list of global and local and a number")
+        sound = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], list) and type(pair[1]) is int
+        if not sound or not 0 < len(pair[0]) * pair[1] <= num_layers - len(kinds):
+            raise a.refuse("attention_types", given, f"lists of global and local with numbers, {num_layers} in all")
         kinds += pair[0] * pair[1]
     if len(kinds) != num_layers or any(kind not in ("global", "local") for kind in kinds):
         raise a.refuse("attention_types", given, f"{num_layers} of global or local")

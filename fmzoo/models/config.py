@@ -37,6 +37,10 @@ class RopeConfig:
         check_positive(self, "theta", "fraction", "factor", "original_context", "attention_factor")
         check_positive(self, "short_factors", "long_factors")
         check(self.fraction <= 1, f"rope fraction is {self.fraction}; at most 1 is needed")
+        check(
+            self.scaling != "longrope" or self.original_context > 1,
+            f"rope original_context is {self.original_context}; at least 2 is needed for longrope",
+        )
         check_options(self, scaling=("none", "linear", "llama3", "yarn", "longrope"))
 
 
