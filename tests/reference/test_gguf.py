@@ -18,7 +18,7 @@ from fmzoo import generate, zoo
 from fmzoo.interop import gguf_files, packages
 from fmzoo.interop.gguf_format import Tensor, block_size, read_file, write_file
 from fmzoo.models import RopeConfig, replace
-from fmzoo.text import ByteTokenizer, chatml
+from fmzoo.text import ByteTokenizer, render
 from tests.interop.test_gguf_files import CONFIGS, GEMMA, LLAMA, WINDOWS, pretrained
 
 pytestmark = pytest.mark.reference
@@ -54,6 +54,11 @@ def file():
     return packages.locate(zoo.entry(NAME).package, NAME)
 
 
+def ask(question):
+    turns = [{"role": "user", "content": question}]
+    return render(ours().chat_template, turns, ours().tokenizer, add_generation_prompt=True, train_on="none").tokens
+
+
 def run_theirs(model, rows):
     import torch
 
@@ -69,14 +74,14 @@ def run_ours(model, rows):
 
 
 def test_real_weights_give_the_logits_of_transformers():
-    rows = [chatml.ask(ours().chat_template, prompt, ours().tokenizer) for prompt in PROMPTS]
+    rows = [ask(prompt) for prompt in PROMPTS]
     for found, expected in zip(run_ours(ours(), rows), run_theirs(theirs(), rows), strict=True):
         assert np.abs(found - expected).max() <= AT_MOST
 
 
 def test_64_greedy_tokens_are_those_of_transformers():
     """The likeliest token after each of ours, by transformers in one pass, is our next one, ties excused."""
-    rows = [chatml.ask(ours().chat_template, prompt, ours().tokenizer) for prompt in PROMPTS[:10]]
+    rows = [ask(prompt) for prompt in PROMPTS[:10]]
     answers = generate.text(ours(), rows, jax.random.key(0), temperature=0.0, max_new_tokens=64)
     assert "Paris" in answers[0].text
     wholes = [[*row, *answer.tokens] for row, answer in zip(rows, answers, strict=True)]
@@ -95,7 +100,7 @@ def test_tokens_are_those_of_transformers():
         assert ours().tokenizer.encode(prompt) == tokenizer.encode(prompt, add_special_tokens=False)
         turns = [{"role": "user", "content": prompt}]
         expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-        assert chatml.ask(ours().chat_template, prompt, ours().tokenizer) == expected
+        assert ask(prompt) == expected
 
 
 BY_TRANSFORMERS = {
