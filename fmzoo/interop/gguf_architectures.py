@@ -40,13 +40,13 @@ def _read_windows(a: Attributes, attributes: Values, name: str, window: int | No
     """The layers with a window, and the scale; each ``period``th layer has none."""
     layers = attributes["num_hidden_layers"]
     window = a.integer("attention.sliding_window", optional=True) or window
-    pattern = a.take("attention.sliding_window_pattern", int, np.ndarray, optional=True)
-    if not isinstance(pattern, np.ndarray):
+    pattern = a.take("attention.sliding_window_pattern", int, list, optional=True)
+    if not isinstance(pattern, list):
         period = period if pattern is None else pattern
-        pattern = np.arange(1, layers + 1) % max(period, 1) != 0
+        pattern = [(i + 1) % max(period, 1) != 0 for i in range(layers)]
     if len(pattern) != layers:
         raise a.refuse("attention.sliding_window_pattern", pattern, f"{layers} flags")
-    local = pattern.astype(bool) & (window is not None)
+    local = [bool(here) and window is not None for here in pattern]
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "sliding_window": window,

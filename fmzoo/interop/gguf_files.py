@@ -47,8 +47,9 @@ def load(
         of its config, all of them and no others.
     """
     metadata, tensors = read_file(path)
-    if metadata.get("split.count", 1) not in (0, 1):
-        raise InputError(f"{path} is one of {metadata['split.count']} parts; a file in one piece is needed")
+    parts = metadata.get("split.count", 1)
+    if str(parts) not in ("0", "1"):
+        raise InputError(f"{path} is one of {str(parts)[:40]} parts; a file in one piece is needed")
     architecture, family, attributes, config = _parse_config(metadata, tensors, str(path))
     renamed = to_transformers(architecture, family, attributes, tensors)
     tokenizer = read_tokenizer(metadata, str(path))

@@ -50,7 +50,11 @@ def read_attributes(
       InputError: a key is missing, unknown, or has a value that cannot be.
     """
     start = f"{architecture.name}."
-    keys = {key.removeprefix(start): value for key, value in metadata.items() if key.startswith(start)}
+    keys = {
+        key.removeprefix(start): value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in metadata.items()
+        if key.startswith(start)
+    }
     a = Attributes(keys, {"rope.freq_base": 10_000.0}, f"{path} ({architecture.name})")
     width, heads = a.integer("embedding_length"), a.integer("attention.head_count")
     head_dim = a.integer("attention.key_length", optional=True) or max(width // heads, 1)

@@ -48,16 +48,16 @@ def read_tokenizer(metadata: Mapping[str, Any], source: str) -> Tokenizer | None
       InputError: it is of a kind that is not known, or its lists do not fit each other.
     """
     found = {key.removeprefix(START): value for key, value in metadata.items() if key.startswith(START)}
-    kind = found.get("model", "none")
+    kind = _take(found, "model", str, "none", source)
     if kind in ("none", "no_vocab"):
         return None
     readers = {"gpt2": _read_bpe, "llama": _read_sentence_piece}
     if kind not in readers:
-        raise InputError(f"{source} has a tokenizer of the kind {str(kind)[:60]!r}; gpt2 or llama is needed")
-    tokens = found.get("tokens")
-    types = np.array(found.get("token_type", np.full(len(tokens or ()), NORMAL)))
-    if not isinstance(tokens, list) or not tokens or types.shape != (len(tokens),):
-        raise InputError(f"{source} has {types.size} token types for its tokens; a list of tokens and types is needed")
+        raise InputError(f"{source} has a tokenizer of the kind {kind[:60]!r}; gpt2 or llama is needed")
+    tokens = _take(found, "tokens", list, [], source)
+    types = _take(found, "token_type", np.ndarray, np.full(len(tokens), NORMAL), source).copy()
+    if not tokens or types.shape != (len(tokens),):
+        raise InputError(f"{source} has {types.size} token types for {len(tokens)} tokens; one for each is needed")
     try:
         return readers[kind](found, tokens, types, source)
     except (TypeError, ValueError, OverflowError) as error:
@@ -66,16 +66,28 @@ def read_tokenizer(metadata: Mapping[str, Any], source: str) -> Tokenizer | None
         raise InputError(f"{source} has a tokenizer that cannot be built ({str(error)[:100]})") from None
 
 
+def _take(found: Mapping[str, Any], name: str, kind: type, default: Any, source: str) -> Any:
+    """The value of a key, or the default.
+
+    Raises:
+      InputError: it is of another type.
+    """
+    value = found.get(name, default)
+    if not isinstance(value, kind):
+        raise InputError(f"{source} has {START}{name} {str(value)[:40]!r}; a {kind.__name__} is needed")
+    return value
+
+
 def read_stops(metadata: Mapping[str, Any], size: int) -> tuple[int, ...]:
     """The ids that end an answer."""
-    found = {metadata.get(START + name) for name in STOPS}
-    return tuple(sorted(i for i in found if type(i) is int and 0 <= i < size))
+    found = [metadata.get(START + name) for name in STOPS]
+    return tuple(sorted({i for i in found if type(i) is int and 0 <= i < size}))
 
 
 def _ids(found: Mapping[str, Any], tokens: Sequence[str], begins: bool) -> dict[str, int | None]:
     """The id of each role; a bos counts only where documents begin with one."""
     ids = {role: found.get(f"{name}_token_id") for role, name in ROLES.items()}
-    if not found.get("add_bos_token", begins):
+    if found.get("add_bos_token", begins) is not True:
         ids["bos"] = None
     return {role: i if type(i) is int and 0 <= i < len(tokens) else None for role, i in ids.items()}
 
@@ -84,10 +96,10 @@ def _read_bpe(found: Mapping[str, Any], tokens: list[str], types: np.ndarray, so
     from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Built
 
-    pre = found.get("pre", "gpt-2")
+    pre = _take(found, "pre", str, "gpt-2", source)
     if pre not in SPLITS:
-        raise InputError(f"{source} splits text as {str(pre)[:60]!r} before merging, which is not known here")
-    merges = [tuple(merge.split(" ")) for merge in found.get("merges", [])]
+        raise InputError(f"{source} splits text as {pre[:60]!r} before merging, which is not known here")
+    merges = [tuple(merge.split(" ")) for merge in _take(found, "merges", list, [], source)]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens) or any(len(pair) != 2 for pair in merges):
         raise InputError(f"{source} has a token twice, or a merge that is no pair; each token once is needed")
@@ -109,7 +121,7 @@ def _read_bpe(found: Mapping[str, Any], tokens: list[str], types: np.ndarray, so
 def _read_sentence_piece(found: Mapping[str, Any], tokens: list[str], types: np.ndarray, source: str) -> Tokenizer:
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-    scores = np.asarray(found.get("scores", np.zeros(0)), np.float32)
+    scores = _take(found, "scores", np.ndarray, np.zeros(0), source)
     if scores.shape != (len(tokens),) or not np.isin(types, range(1, 7)).all():
         raise InputError(f"{source} has {scores.size} scores for {len(tokens)} tokens; one for each is needed")
     model, unknown = ModelProto(), np.flatnonzero(types == UNKNOWN)
@@ -130,5 +142,5 @@ def _read_sentence_piece(found: Mapping[str, Any], tokens: list[str], types: np.
             setattr(trainer, f"{role}_piece", tokens[i])
     normalizer = model.normalizer_spec
     normalizer.name, normalizer.remove_extra_whitespaces = "identity", False
-    normalizer.add_dummy_prefix = bool(found.get("add_space_prefix", True))
+    normalizer.add_dummy_prefix = _take(found, "add_space_prefix", bool, True, source)
     return SentencePieceTokenizer(model.SerializeToString())

