@@ -72,8 +72,9 @@ class Draw:
 class Generate:
     """Continues a prompt and prints the answer as it comes."""
 
-    source: Source  # a run folder, or a folder in the format of transformers
-    prompt: str  # the text to continue
+    source: Source  # a run folder, a folder in the format of transformers, a GGUF file, or a name of the zoo
+    prompt: str  # the text to continue, or the question where the model has a chat template
+    raw: bool = False  # continue the prompt as it stands, chat template or not
     max_new_tokens: int = 128  # the longest answer
     temperature: float = 0.8  # 0 takes the likeliest token each time
     top_k: int | None = None  # draw from the k likeliest tokens only
@@ -88,11 +89,40 @@ class Generate:
         import jax
 
         from fmzoo import generate
+        from fmzoo.text import render
 
+        pretrained, prompt = load_text(self.source), self.prompt
+        if pretrained.chat_template is not None and not self.raw:
+            turns = [{"role": "user", "content": prompt}]
+            prompt = render(
+                pretrained.chat_template, turns, pretrained.tokenizer, add_generation_prompt=True, train_on="none"
+            ).tokens
         sampling = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
-        for piece in generate.stream(load_text(self.source), self.prompt, jax.random.key(self.seed), **sampling):
+        for piece in generate.stream(pretrained, prompt, jax.random.key(self.seed), **sampling):
             print(piece, end="", flush=True)
         print()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Holds a conversation; /help tells its commands."""
+
+    source: Source  # a run folder, a folder in the format of transformers, a GGUF file, or a name of the zoo
+    system: str | None = None  # the system prompt
+    template: str | None = None  # llama2, llama3, chatml, gemma, mistral, phi, or Jinja; the model's own by default
+    max_new_tokens: int = 256  # the longest answer, for which so much of the context is kept free
+    temperature: float = 0.7  # 0 takes the likeliest token each time
+    top_k: int | None = None  # draw from the k likeliest tokens only
+    top_p: float | None = 0.95  # draw from the likeliest tokens that have this much of the probability
+    seed: int = 0  # the same seed and the same messages give the same answers
+
+    def run(self) -> None:
+        """Talks until the end of input."""
+        start_computing()
+        from fmzoo.stages.chat import ChatConfig, chat
+
+        names = [field.name for field in dataclasses.fields(ChatConfig)]
+        chat(load_text(self.source), ChatConfig(**{name: getattr(self, name) for name in names}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +161,10 @@ class Info:
 
         found = describe(self.source)
         context, flops = f"{found.config.context_length:,} tokens", (found.forward_flops, found.training_flops)
+        active = f", {found.active:,} for one token" if found.active < found.parameters else ""
         rows = {
             "source": found.source,
-            "parameters": f"{found.parameters:,}",
+            "parameters": f"{found.parameters:,}" + active,
             "FLOPs a token": f"{flops[0]:,.0f} forward, {flops[1]:,.0f} in training, at {context}",
             "cache": f"{found.cache_bytes:,} bytes for a sequence of {context} in {found.config.dtype}",
             "memory": f"{found.weight_bytes:,} bytes of float32 weights; {found.training_bytes:,} to train with Adam, "
@@ -143,6 +174,25 @@ class Info:
             rows["checkpoints"] = ", ".join(map(str, found.steps))
         for name, value in {**rows, **dict(_fields(found.config, "model."))}.items():
             print(f"{name:<36} {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Writes a model in another format, into a new folder or, for GGUF, a new file."""
+
+    source: Source  # whatever loads: a run folder, a path, or a name of the zoo
+    folder: Positional[Annotated[str, arg(metavar="FOLDER")]]  # that is not there yet; NAME.gguf is a file
+    format: str = "huggingface"  # or diffusers (of systems that draw), gguf, gguf-q8_0, gguf-f32
+    dtype: str = "float32"  # what the parameters are held and, but for gguf, written in
+
+    def run(self) -> None:
+        """Converts."""
+        start_computing()
+        from fmzoo.pretrained import check_format, load, save
+
+        check_format(self.format)
+        save(load(self.source, self.dtype), self.folder, self.format)
+        print(f"{self.folder} is written")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +214,8 @@ class Zoo:
 
 
 COMMANDS = {
-    "tour": Tour, "pretrain": None, "finetune": None, "generate": Generate, "draw": Draw, "eval": Eval, "info": Info,
-    "zoo": Zoo,
+    "tour": Tour, "pretrain": None, "finetune": None, "generate": Generate, "chat": Chat, "draw": Draw, "eval": Eval,
+    "info": Info, "convert": Convert, "zoo": Zoo,
 }  # fmt: skip
 HELP = """usage: fmzoo COMMAND ...
 
@@ -179,9 +229,11 @@ fmzoo: foundation models as pure functions in JAX and Flax.
   fmzoo finetune SOURCE --data FOLDER --workdir FOLDER
                                               trains adapters of a system that draws on pictures of your own
   fmzoo generate SOURCE --prompt TEXT         continues a prompt
+  fmzoo chat SOURCE                           holds a conversation
   fmzoo draw SOURCE --prompt TEXT --out PNG   draws a prompt
   fmzoo eval SOURCE --data SOURCE             perplexity and bits per byte
   fmzoo info SOURCE                           what a model is and what it costs
+  fmzoo convert SOURCE FOLDER --format FORMAT writes a model in the format of transformers, diffusers or llama.cpp
   fmzoo zoo                                   the published systems that have a name here
 
 SOURCE is a run folder, a path or a name of the zoo. Each command has a --help of its own.

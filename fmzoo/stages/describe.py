@@ -6,7 +6,7 @@ from etils import epath
 
 from fmzoo import models, train, zoo
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import config_json, huggingface, image_runs
+from fmzoo.interop import config_json, gguf_files, huggingface, image_runs
 from fmzoo.pretrained import is_run
 from fmzoo.text.files import read_json
 
@@ -18,6 +18,7 @@ class Description(NamedTuple):
       source: what was described, and of what kind it is.
       config: of the decoder.
       parameters: exact.
+      active: those that one token goes through: all of them, but for a mixture of experts.
       forward_flops: a token at the full context, by the formula of `fmzoo.models.flops_per_token`.
       training_flops: the same, with the backward pass.
       cache_bytes: of one sequence of the full context, in the compute dtype.
@@ -29,6 +30,7 @@ class Description(NamedTuple):
     source: str
     config: models.DecoderConfig
     parameters: int
+    active: int
     forward_flops: float
     training_flops: float
     cache_bytes: int
@@ -38,7 +40,7 @@ class Description(NamedTuple):
 
 
 def describe(source: epath.PathLike) -> Description:
-    """Describes a run folder, a folder of transformers, or a name of the zoo, in this order; no weights are needed.
+    """Describes a run folder, a folder of transformers, a GGUF file or a name of the zoo; no weights are needed.
 
     Raises:
       InputError: the source is none of these, or its config is damaged or of an unknown family.
@@ -49,6 +51,7 @@ def describe(source: epath.PathLike) -> Description:
         source=f"{source} ({kind})",
         config=config,
         parameters=parameters,
+        active=models.active_parameter_count(config),
         forward_flops=models.flops_per_token(config, length, training=False),
         training_flops=models.flops_per_token(config, length),
         cache_bytes=models.cache_bytes(config, 1, length),
@@ -73,6 +76,10 @@ def read_config(source: epath.PathLike) -> tuple[str, models.DecoderConfig]:
     if (path / "config.json").exists():
         family, config = huggingface.read_config(read_json(path / "config.json"), str(path / "config.json"))
         return f"{family.model_type}, in the format of transformers", config
+    file = gguf_files.find(path) if path.is_dir() else path
+    if file is not None and file.suffix == gguf_files.ENDING and file.exists():
+        architecture, config = gguf_files.read_config(file)
+        return f"{architecture}, a GGUF file", config
     if str(source) in zoo.names():
         return zoo.entry(str(source)).system, zoo.entry(str(source)).config()
     if path.exists():

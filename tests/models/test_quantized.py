@@ -98,7 +98,7 @@ def test_every_way_of_running_a_decoder_takes_them():
         adapters = jax.tree.map(lambda leaf: leaf + 0.05, adapters)
         joined, merged = (make(params, adapters, 0.5) for make, params in ((models.join, fewer), (models.merge, plain)))
         np.testing.assert_allclose(run(joined), module.apply({"params": merged}, tokens), atol=1e-3)
-        mesh = parallel.mesh("fsdp=2,tensor=1")
+        mesh = parallel.mesh("fsdp=2,tensor=2,data=-1")
         np.testing.assert_allclose(run(parallel.place(joined, mesh, models.DECODER_RULES)), run(joined), atol=1e-4)
 
 
