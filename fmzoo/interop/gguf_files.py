@@ -12,8 +12,9 @@ from fmzoo.errors import InputError, nearest
 from fmzoo.interop import folders, huggingface
 from fmzoo.interop.family import Family
 from fmzoo.interop.gguf_architectures import ARCHITECTURES
-from fmzoo.interop.gguf_format import ALIGNMENT, block_size, read_file, write_file
+from fmzoo.interop.gguf_format import ALIGNMENT, block_size, write_file
 from fmzoo.interop.gguf_names import Architecture, from_transformers, read_attributes, to_transformers, write_keys
+from fmzoo.interop.gguf_parts import ENDING, find, read_parts
 from fmzoo.interop.gguf_rope import FACTORS, make_factors, narrow, read_factors
 from fmzoo.interop.gguf_tokenizer_writing import write_tokenizer
 from fmzoo.interop.gguf_tokenizers import read_stops, read_tokenizer
@@ -22,7 +23,8 @@ from fmzoo.interop.network import differences
 from fmzoo.interop.structure import decoder_structure
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 
-ENDING = ".gguf"
+__all__ = ["ENDING", "find", "load", "read_config", "save"]
+
 FILE = "model" + ENDING
 TEMPLATE = "tokenizer.chat_template"
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}  # general.file_type, of most of a file's tensors
@@ -35,7 +37,7 @@ def load(
     """Loads a GGUF file.
 
     Args:
-      path: the file; may be remote.
+      path: the file, or one part of several that stand beside it; may be remote.
       dtype: what the parameters are dequantised to.
       place: puts a finished leaf, given its path and a NumPy array, where and how it shall live.
 
@@ -46,10 +48,7 @@ def load(
       InputError: the file is damaged, its architecture or one of its keys is unknown, or it does not hold the weights
         of its config, all of them and no others.
     """
-    metadata, tensors = read_file(path)
-    parts = metadata.get("split.count", 1)
-    if str(parts) not in ("0", "1"):
-        raise InputError(f"{path} is one of {str(parts)[:40]} parts; a file in one piece is needed")
+    metadata, tensors = read_parts(path)
     architecture, family, attributes, config = _parse_config(metadata, tensors, str(path))
     renamed = to_transformers(architecture, family, attributes, tensors)
     tokenizer = read_tokenizer(metadata, str(path))
@@ -71,20 +70,8 @@ def read_config(path: epath.PathLike) -> tuple[str, DecoderConfig]:
     Raises:
       InputError: as `load`.
     """
-    architecture, _, _, config = _parse_config(*read_file(path), str(path))
+    architecture, _, _, config = _parse_config(*read_parts(path), str(path))
     return architecture.name, config
-
-
-def find(folder: epath.PathLike) -> epath.Path | None:
-    """The only GGUF file of a folder, None if there is none.
-
-    Raises:
-      InputError: there are several.
-    """
-    found = sorted(epath.Path(folder).glob(f"*{ENDING}"))
-    if len(found) > 1:
-        raise InputError(f"{folder} holds {len(found)} GGUF files ({found[0].name}, {found[1].name}); name the file")
-    return found[0] if found else None
 
 
 def save(pretrained: Pretrained, path: epath.PathLike, encoding: str = "F16") -> None:

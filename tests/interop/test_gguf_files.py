@@ -238,9 +238,35 @@ def test_several_files_in_a_folder_need_a_name(tmp_path):
         fmzoo.load(tmp_path)
 
 
+def split(folder, count=3):
+    """A model in parts, as llama.cpp's gguf-split leaves them."""
+    model = pretrained(LLAMA, ByteTokenizer())
+    gguf_files.save(model, folder / "whole", "F32")
+    metadata, tensors = read_file(folder / "whole/model.gguf")
+    for i in range(count):
+        here = {name: ("F32", np.asarray(tensors[name])) for name in list(tensors)[i::count]}
+        described = (metadata if i == 0 else {}) | {"split.no": i, "split.count": count}
+        write_file(folder / f"m-{i + 1:05}-of-{count:05}.gguf", described, here)
+    return model
+
+
+def test_a_file_in_parts_is_read_whole(tmp_path):
+    model = split(tmp_path)
+    for source in (tmp_path, tmp_path / "m-00002-of-00003.gguf"):
+        loaded = fmzoo.load(source)
+        assert_same(loaded.params, model.params, atol=0)
+        assert loaded.tokenizer.encode("a") == [97]
+    write_file(tmp_path / "m-00003-of-00003.gguf", {"split.no": 1, "split.count": 3}, {})
+    with pytest.raises(InputError, match="its part 3 of 3 says that it is another one"):
+        fmzoo.load(tmp_path)
+    (tmp_path / "m-00003-of-00003.gguf").unlink()
+    with pytest.raises(InputError, match="m-00003-of-00003.gguf cannot be read"):
+        fmzoo.load(tmp_path)
+
+
 ANOTHER = {
     "no architecture": (lambda m, t: (m | {"general.architecture": "rwkv7"}, t), "architecture 'rwkv7'"),
-    "part": (lambda m, t: (m | {"split.count": 3}, t), "one of 3 parts"),
+    "part": (lambda m, t: (m | {"split.count": 3}, t), "one of 3 parts, named NAME-00001-of-00003.gguf"),
     "unknown key": (lambda m, t: (m | {"llama.expert_shared_count": 2}, t), "'expert_shared_count'"),
     "experts": (lambda m, t: (m | {"llama.expert_count": 8}, t), "expert_count '8'; 0 is needed"),
     "huge": (lambda m, t: (m | {"llama.embedding_length": 2**30}, t), r"has \(258, 64\) at token_embd"),
