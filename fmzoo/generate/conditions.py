@@ -62,8 +62,17 @@ def encode(pretrained: Pretrained, prompts: Sequence[str], empty: bool = False) 
       pretrained: the system.
       prompts: texts.
       empty: they are what stands for no text at all, of which some systems make zeros.
+
+    Raises:
+      InputError: the system has no tokenizer, as one from a single file with none beside it, or another model's.
     """
+    if pretrained.tokenizer is None:
+        needed = ", ".join(name.replace("text_encoder", "tokenizer") for name in pretrained.config.encoders)
+        raise InputError(f"the system has no tokenizer; beside its file the folders {needed} of diffusers are needed")
     rows = pretrained.tokenizer.encode(prompts)
+    for name, row in rows.items():
+        if row.max() >= (known := pretrained.config.encoders[name].vocab_size):
+            raise InputError(f"the tokenizer of {name} gives the token {row.max()}; 0 to {known - 1} are needed")
     found = _encode(pretrained.config, {name: pretrained.params[name] for name in rows}, rows)
     if empty and getattr(pretrained.config, "zero_empty_prompt", False):
         return jax.tree.map(jnp.zeros_like, found)

@@ -50,8 +50,9 @@ class Settings:
 class Rows(dict):
     """Arrays with a row for each picture.
 
-    ``noise [B, h, w, c]``; ``keys [B]``; ``conditional`` and ``unconditional``, conditions by name; ``clean`` and
-    ``mask``, what is known and 1 where it is to be drawn anew; ``extra``, channels behind the sample's.
+    ``noise [B, h, w, c]``; ``keys [B]``; ``conditional`` and ``unconditional``, conditions by name; ``clean``, what to
+    begin with; ``mask``, 1 where it is to be drawn anew; or ``extra``, channels behind the sample's for a denoiser that
+    paints in.
     """
 
 
@@ -75,23 +76,50 @@ def draw(settings: Settings, params: Any, rows: Rows, guidance: dict[str, Array]
 
     def answer(x: Array, t: Array) -> Array:
         output = guided(s, params, x, t, rows, guidance)
-        if "mask" not in rows and not s.heard:
-            return output
-        said, rest = output[..., : x.shape[-1]], output[..., x.shape[-1] :]
-        levels = diffusion.marginal(s.process, t)
-        sample = unscaled(s.process, x, levels[1])
-        x0 = diffusion.convert(said, s.process.prediction, "sample", sample, *levels, s.process.sigma_data)
-        if "mask" in rows:
-            x0 = keep_known(x0, rows)
-            said = diffusion.convert(x0, "sample", s.process.prediction, sample, *levels, s.process.sigma_data)
         if s.heard:
-            jax.debug.callback(_tell, listener, sample, x0)
-        return jnp.concatenate([said, rest], axis=-1)
+            jax.debug.callback(_tell, listener, *shown(s.process, output, x, t, rows))
+        return output
 
-    walk = diffusion.plan(s.process, s.solver, s.steps, s.start)
-    first = diffusion.noised(walk, rows["clean"], rows["noise"]) if s.start else diffusion.initial(walk, rows["noise"])
-    x0 = diffusion.follow(answer, walk, first, rows["keys"])
-    return keep_known(x0, rows) if "mask" in rows else x0
+    walk = with_levels_reached(diffusion.plan(s.process, s.solver, s.steps, s.start))
+    constrain = functools.partial(put_back, rows) if "mask" in rows else None
+    return diffusion.follow(answer, walk, first_sample(walk, s.start, rows), rows["keys"], constrain=constrain)
+
+
+def first_sample(walk: diffusion.Plan, start: int, rows: Rows) -> Array:
+    """A picture to begin with, noised; noise alone where there is none, or where all of it may be drawn anew."""
+    painted = "mask" in rows or "extra" in rows
+    if "clean" not in rows or (painted and start == 0):
+        return diffusion.initial(walk, rows["noise"])
+    return diffusion.noised(walk, rows["clean"], rows["noise"])
+
+
+def with_levels_reached(walk: diffusion.Plan) -> diffusion.Plan:
+    """A plan whose rows also say the levels of the sample after each evaluation: the next row's, at the end the data's.
+
+    Solvers that evaluate at both ends of a step return to a level, so that it is not always where the step ends.
+    """
+    reached = {f"reached_{name}": np.append(walk.rows[name][1:], end) for name, end in (("alpha", 1.0), ("sigma", 0.0))}
+    return dataclasses.replace(walk, rows=walk.rows | reached)
+
+
+def put_back(rows: Rows, x: Array, row: dict[str, Array]) -> Array:
+    """A sample with what is known of the picture where the mask is 0, at the sample's own level.
+
+    Its noise is always that begun with, as in diffusers; RePaint (arXiv 2201.09865, algorithm 1) draws it anew.
+    """
+    known = row["reached_alpha"] * rows["clean"] + row["reached_sigma"] * rows["noise"]
+    return rows["mask"] * x + (1 - rows["mask"]) * known
+
+
+def shown(process: Process, output: Array, x: Array, t: Array, rows: Rows) -> tuple[Array, Array]:
+    """The noisy sample and the estimate of x0, of which a listener is told."""
+    levels = diffusion.marginal(process, t)
+    sample = unscaled(process, x, levels[1])
+    said = output[..., : x.shape[-1]]
+    x0 = diffusion.convert(said, process.prediction, "sample", sample, *levels, process.sigma_data)
+    if "mask" in rows:
+        x0 = rows["mask"] * x0 + (1 - rows["mask"]) * rows["clean"]
+    return sample, x0
 
 
 def guided(s: Settings, params: Any, x: Array, t: Array, rows: Rows, guidance: dict[str, Array]) -> Array:
@@ -123,15 +151,6 @@ def unscaled(process: Process, x: Array, sigma: Array) -> Array:
     if process.schedule != "edm":
         return x
     return x * jnp.sqrt(sigma**2 + process.sigma_data**2)[:, None, None, None]
-
-
-def keep_known(x0: Array, rows: Rows) -> Array:
-    """An estimate with what is known in place of it where the mask is 0.
-
-    As the noise there is then the noise begun with, a deterministic solver passes through exactly the noised known
-    part at every level.
-    """
-    return rows["mask"] * x0 + (1 - rows["mask"]) * rows["clean"]
 
 
 class listening:  # noqa: N801 - a context manager

@@ -57,9 +57,10 @@ def images(
       latents: noise ``[B, h, w, c]`` to begin with, before it is scaled by the first noise level.
       size: height and width; None is the model's own, or that of ``latents`` or ``image``.
       image: what to begin with, ``uint8 [B, H, W, 3]`` or one ``[H, W, 3]`` for all.
-      strength: how much of the noising ``image`` goes through, above 0 (little changes) to 1.
+      strength: how much of the noising ``image`` goes through, above 0 (little changes) to 1: the last steps of that
+        share are taken, as in diffusers; with a mask and 1 nothing is left of the picture but what the mask spares.
       mask: ``[B, H, W]`` or ``[H, W]``, not 0 where ``image`` is to be drawn anew. A denoiser with channels for mask
-        and masked picture is given those; with any other the rest of the picture is put back into each estimate.
+        and masked picture is given those; with any other the rest of the picture, noised, is put back after each step.
       guidance_rescale: share of the result brought back to the conditional output's deviation (arXiv 2305.08891).
       guidance_interval: noise levels (sigma / alpha) between which guidance applies; None is all (arXiv 2404.07724).
       example_ids: a number for each prompt that its key is folded with; None is its place in the list.
@@ -79,6 +80,7 @@ def images(
     check_numbers(prompts, strength)
     start, evaluations = begin_at(config.process, solver, steps, strength if image is not None else 1.0)
     shape = shape_of(config, size, latents, image)
+    check_channels(config, shape.channels, mask is not None)
     keys = keys_of(key, len(prompts), example_ids)
     told, away = conditions_of(pretrained, prompts, negative, shape)
     params = pretrained.params if mesh is None else parallel.place(pretrained.params, mesh, move=False)
@@ -115,6 +117,22 @@ def check_numbers(prompts: Sequence[Any], strength: float) -> None:
         raise InputError(f"strength is {strength}; a number above 0 and at most 1 is needed")
 
 
+def check_channels(config: Any, channels: int, masked: bool) -> None:
+    """Refuses a denoiser whose further channels nothing given here is for.
+
+    Raises:
+      InputError: it reads a mask and there is none, or channels of another kind.
+    """
+    more = config.denoiser.in_channels - channels
+    if more == channels + 1 and not masked:
+        raise InputError("image and mask are needed, as the denoiser paints in: it reads a mask and a masked picture")
+    if more not in (0, channels + 1):
+        raise InputError(
+            f"denoiser reads {more} channels besides a sample's {channels}; 0, or {channels + 1} for a mask and a "
+            "masked picture, are needed to draw"
+        )
+
+
 def keys_of(key: Array, count: int, example_ids: Sequence[int] | None) -> Array:
     """A key for each picture.
 
@@ -134,12 +152,12 @@ def begin_at(process: diffusion.Process, solver: str, steps: int, strength: floa
       InputError: that is no step.
     """
     whole = diffusion.plan(process, solver, steps)
-    taken = min(int(steps * strength), steps)
-    if taken == steps:
-        return 0, len(whole)
-    if taken == 0:
+    left = steps - min(int(steps * strength), steps)
+    if process.schedule == "flow":  # where diffusers rounds what is left out, not what is taken
+        left = int(max(steps - steps * strength, 0))
+    if left == steps:
         raise InputError(f"strength is {strength} of {steps} steps, which takes none; at least {1 / steps:g} is needed")
-    return steps - taken, len(diffusion.plan(process, solver, steps, steps - taken))
+    return left, len(diffusion.plan(process, solver, steps, left)) if left else len(whole)
 
 
 def place_rows(rows: Rows, mesh: jax.sharding.Mesh, count: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Folders of whole systems in the format of diffusers: `model_index.json`, and a folder for each component."""
+"""Loading whole systems: folders of diffusers, `model_index.json` and one for each component, and single files."""
 
 import dataclasses
 from typing import Any
@@ -6,26 +6,23 @@ from typing import Any
 from etils import epath
 
 from fmzoo import text
+from fmzoo.diffusion import Process
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import folders, single_file
-from fmzoo.interop.components import build_component, read_component, write_component
-from fmzoo.interop.schedulers import process_from_scheduler, scheduler_from_process, solver_from_scheduler
+from fmzoo.interop import single_file
+from fmzoo.interop.components import build_component, read_component
+from fmzoo.interop.schedulers import process_from_scheduler, solver_from_scheduler
 from fmzoo.models import Pretrained
 from fmzoo.models.clip_text import ClipTextConfig
 from fmzoo.models.denoiser import make_denoiser
-from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.text.clip import ClipTokenizer
-from fmzoo.text.files import read_json, write_bytes, write_json
-from fmzoo.text.sentence_piece import SentencePieceTokenizer
+from fmzoo.text.files import read_json
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler_config.json"
 FLAX = "Flax"  # with which the names of classes begin in folders that diffusers wrote from JAX, up to 0.39
 ENCODERS = "text_encoder", "text_encoder_2", "text_encoder_3"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # which draw nothing
-SOLVERS = {"flow": "flow-euler", "edm": "euler"}  # of a process whose solver is not told; else ddim
-DIFFUSERS_VERSION = "0.36.0"  # whose form of these files is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,16 +91,19 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
     return _assemble(pipeline, found, scheduler, folder, options if pipeline is XL else {})
 
 
-def load_single_file(path: epath.PathLike, dtype: Any = "float32") -> Pretrained:
+def load_single_file(
+    path: epath.PathLike, dtype: Any = "float32", *, average: bool = False, prediction: str | None = None
+) -> Pretrained:
     """Loads Stable Diffusion 1, 2 or XL from one safetensors file, which says nothing of tokenizers.
 
     Those are read from the folders ``tokenizer`` and ``tokenizer_2`` beside the file; without them the system has none.
+    ``average`` and ``prediction`` are those of `single_file.read`.
 
     Raises:
       InputError: the file is damaged, or is none of these.
     """
     path = epath.Path(path)
-    parts = single_file.read(path)
+    parts = single_file.read(path, average=average, prediction=prediction)
     scheduler = parts.pop("scheduler").config
     found = {
         part: build_component(
@@ -148,7 +148,7 @@ def _assemble(
         denoiser=found[pipeline.denoiser][0],
         autoencoder=found["vae"][0],
         encoders={name: found[name][0] for name in names},
-        process=process_from_scheduler(scheduler),
+        process=_process(scheduler, found[pipeline.denoiser][0], found["vae"][0]),
         family=family,
         solver=_solver(scheduler),
         **options,
@@ -156,6 +156,22 @@ def _assemble(
     params = {"denoiser": found[pipeline.denoiser][1], "autoencoder": found["vae"][1]}
     params |= {name: found[name][1] for name in names}
     return Pretrained(make_denoiser(config.denoiser), params, config, _tokenizer(config, folder))
+
+
+def _process(scheduler: dict[str, Any], denoiser: Any, autoencoder: Any) -> Process:
+    """What the scheduler says, and that the variance is learned where the denoiser has the channels for it.
+
+    Raises:
+      InputError: the scheduler asks for a learned variance, and the denoiser has none.
+    """
+    process, channels = process_from_scheduler(scheduler), autoencoder.latent_channels
+    learned = denoiser.out_channels == 2 * channels
+    if process.learned_variance and not learned:
+        raise InputError(
+            f"the scheduler's variance_type is 'learned_range' and the denoiser has {denoiser.out_channels} "
+            f"out_channels; {2 * channels} are needed for a variance beside {channels} channels"
+        )
+    return dataclasses.replace(process, learned_variance=learned)
 
 
 def _solver(scheduler: dict[str, Any]) -> str | None:
@@ -182,74 +198,3 @@ def _tokenizer(config: TextToImageConfig, folder: epath.Path) -> text.PromptToke
         if isinstance(encoder, ClipTextConfig) and isinstance(longest, int) and longest > 0:
             lengths[name] = min(lengths[name], longest)
     return text.PromptTokenizer(tokenizers, lengths) if tokenizers else None
-
-
-def save(pretrained: Pretrained, folder: epath.PathLike) -> None:
-    """Writes a system into a new folder that diffusers loads, completely or not at all.
-
-    Raises:
-      InputError: diffusers has no such pipeline or component, the folder holds something, or it cannot be written.
-    """
-    config = pretrained.config
-    if not isinstance(config, TextToImageConfig):
-        raise InputError(f"config is a {type(config).__name__}; a TextToImageConfig is needed for the format diffusers")
-    name = _pipeline_of(config)
-    pipeline = PIPELINES[name]
-    parts = {pipeline.denoiser: ("denoiser", config.denoiser), "vae": ("autoencoder", config.autoencoder)}
-    parts |= {part: (part, encoder) for part, encoder in config.encoders.items()}
-    solver = config.solver or SOLVERS.get(config.process.schedule, "ddim")
-    scheduler = scheduler_from_process(config.process, solver)
-    index: dict[str, Any] = {"_class_name": name, "_diffusers_version": DIFFUSERS_VERSION}
-    with folders.new_folder(folder) as inside:
-        for part, (ours, component) in parts.items():
-            index[part] = list(write_component(inside / part, component, pretrained.params[ours]))
-        for part in (part for part in pipeline.optional if part not in parts):
-            index |= {part: [None, None], part.replace("text_encoder", "tokenizer"): [None, None]}
-        for part, tokenizer in pretrained.tokenizer.tokenizers.items() if config.encoders else ():
-            place = part.replace("text_encoder", "tokenizer")
-            index[place] = ["transformers", _write_tokenizer(inside / place, tokenizer, config.encoders[part])]
-        (inside / "scheduler").mkdir()
-        write_json(inside / "scheduler" / SCHEDULER, scheduler)
-        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-        write_json(inside / INDEX, index | _rest_of_index(name, config))
-
-
-def _pipeline_of(config: TextToImageConfig) -> str:
-    """The class of diffusers that draws with a system.
-
-    Raises:
-      InputError: there is none.
-    """
-    if config.autoencoder is None:
-        raise InputError("autoencoder is None; the pipelines of diffusers draw latents, so one is needed")
-    painted = config.denoiser.in_channels > config.autoencoder.latent_channels
-    kind = "Inpaint" if painted else "Img2Img" if config.family == "sdxl" and len(config.encoders) == 1 else ""
-    stem = {"sd1": "StableDiffusion", "sd2": "StableDiffusion", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3"}
-    name = "DiTPipeline" if isinstance(config.denoiser, DiTConfig) else f"{stem.get(config.family)}{kind}Pipeline"
-    pipeline = PIPELINES.get(name)
-    known = pipeline and {*pipeline.needed} <= config.encoders.keys() <= {*pipeline.needed, *pipeline.optional}
-    if not known:
-        raise InputError(
-            f"family {config.family!r} with encoders {list(config.encoders)} and a {type(config.denoiser).__name__} is "
-            "no pipeline of diffusers; Stable Diffusion 1, 2, XL or 3, or a DiT is needed"
-        )
-    return name
-
-
-def _write_tokenizer(folder: epath.Path, tokenizer: text.Tokenizer, encoder: Any) -> str:
-    """Writes a tokenizer as transformers names its files, and tells the class that reads them."""
-    tokenizer.save(folder)
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        write_bytes(folder / "spiece.model", (folder / "tokenizer.model").read_bytes())
-    return "CLIPTokenizer" if isinstance(encoder, ClipTextConfig) else "T5TokenizerFast"
-
-
-def _rest_of_index(name: str, config: TextToImageConfig) -> dict[str, Any]:
-    """What else `model_index.json` says: components that are not there, and options."""
-    if PIPELINES[name] is SD:
-        nothing = {part: [None, None] for part in UNUSED}
-        return nothing | {"requires_safety_checker": False}
-    if PIPELINES[name] is XL:
-        rest: dict[str, Any] = {"force_zeros_for_empty_prompt": config.zero_empty_prompt}
-        return rest | ({"requires_aesthetics_score": True} if "Img2Img" in name else {})
-    return {}

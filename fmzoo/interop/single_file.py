@@ -61,8 +61,8 @@ def read(path: epath.PathLike, *, average: bool = False, prediction: str | None 
     Args:
       path: of a safetensors file; may be remote.
       average: take the moving average of the U-Net's weights.
-      prediction: `epsilon` or `v_prediction`; None is what the version was published with, which for 2 is the latter
-        (the file does not tell 2-base, which needs `epsilon`, from 2).
+      prediction: `epsilon` or `v_prediction`; None is what the version was published with, which for 2 is the latter,
+        but for its inpainting (the file does not tell 2-base, which needs `epsilon`, from 2).
 
     Returns:
       ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, as far as the version has them, and ``scheduler``.
@@ -87,6 +87,8 @@ def read(path: epath.PathLike, *, average: bool = False, prediction: str | None 
         raise InputError(f"prediction is {str(prediction)[:40]!r}; epsilon, v_prediction or None is needed")
     if "v_pred" in tensors:  # a mark that some models of XL's kind bear
         prediction = prediction or "v_prediction"
+    if components["unet"].config["in_channels"] > components["vae"].config["latent_channels"]:
+        prediction = prediction or "epsilon"  # all that paint in
     scheduler = scheduler_config(version, prediction, zero_terminal_snr="ztsnr" in tensors)
     return components | {"scheduler": Component(scheduler, {})}
 

@@ -240,7 +240,7 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
         "out_channels": c.out_channels,
         "sample_size": c.sample_size,
         "block_out_channels": list(c.channels),
-        "layers_per_block": list(c.layers),
+        "layers_per_block": c.layers[0] if len({*c.layers}) == 1 else list(c.layers),  # a number, as published
         "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in c.transformer_layers],
         "mid_block_type": {name: mid for mid, name in MIDDLES.items()}[c.mid],
         "up_block_types": ["CrossAttnUpBlock2D" if u else "UpBlock2D" for u in reversed(c.up)],

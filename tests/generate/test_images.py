@@ -95,6 +95,15 @@ def test_a_mesh_draws_the_same(classes):
         take(classes, prompts[:3], mesh=parallel.mesh("data=4,fsdp=2"))
 
 
+def test_a_mesh_paints_in_the_same_with_words(words):
+    """Through encoders and an autoencoder, rows of known pictures beside those of noise."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    given = {"image": image, "mask": np.eye(8), "strength": 0.7, "solver": "euler-a"}
+    spread = take(words, ["a red dot", "dot"] * 2, mesh=parallel.mesh("data=4", jax.devices()[:4]), **given)
+    assert near(spread, take(words, ["a red dot", "dot"] * 2, **given))
+    assert not near(spread[0], spread[2], 5)
+
+
 def test_another_scale_or_listener_compiles_nothing(classes):
     take(classes, [0, 1, 2], on_preview=lambda *_: None)
     before = draw._cache_size()

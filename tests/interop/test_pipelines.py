@@ -1,5 +1,6 @@
 """Folders of whole systems: what is saved comes back, and what is missing or unknown is one sentence."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from fmzoo.errors import InputError
 from fmzoo.interop.components import KINDS
 from fmzoo.models import Pretrained
 from fmzoo.models.denoiser import make_denoiser
+from fmzoo.models.dit import DiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.text import PromptTokenizer
 from fmzoo.text.clip import ClipTokenizer
@@ -62,6 +64,12 @@ SD3 = TextToImageConfig(
     MMDIT, AUTOENCODER, {"text_encoder": SMALL, "text_encoder_2": WIDE},
     Process(schedule="flow", prediction="velocity", shift=3.0), "sd3", solver="flow-euler",
 )  # fmt: skip
+PAINTS = dataclasses.replace(SD, denoiser=dataclasses.replace(unet(8), in_channels=9))
+DIT = TextToImageConfig(
+    DiTConfig(sample_size=4, patch_size=2, out_channels=8, num_classes=3, num_layers=2, num_heads=2, head_dim=4,
+              mlp_epsilon=1e-5, frequency_shift=1.0),
+    AUTOENCODER, {}, Process(learned_variance=True), "class", solver="ddim",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,9 @@ def saved(tmp_path_factory):
     return folder / "sd"
 
 
-@pytest.mark.parametrize("config", [SD, V, XL, REFINER, SD3], ids=["sd", "v", "xl", "refiner", "sd3"])
+@pytest.mark.parametrize(
+    "config", [SD, V, XL, REFINER, SD3, PAINTS, DIT], ids=["sd", "v", "xl", "refiner", "sd3", "paints", "dit"]
+)
 def test_what_is_saved_comes_back_bit_for_bit(config, tmp_path):
     system = make(config, tmp_path / "tokens")
     fmzoo.save(system, tmp_path / "saved", format="diffusers")
@@ -80,11 +90,15 @@ def test_what_is_saved_comes_back_bit_for_bit(config, tmp_path):
     assert again.config.denoiser == config.denoiser
     assert again.config.autoencoder == config.autoencoder
     assert again.config.process.prediction == config.process.prediction
+    assert again.config.process.learned_variance == config.process.learned_variance
     assert (again.config.family, again.config.solver) == (config.family, config.solver)
     assert again.config.zero_empty_prompt == config.zero_empty_prompt
     before, after = (flatten_dict(one.params, sep="/") for one in (system, again))
     assert before.keys() == after.keys()
     assert all(np.array_equal(after[path], leaf) for path, leaf in before.items())
+    if not config.encoders:
+        assert again.tokenizer is None
+        return
     rows = again.tokenizer.encode(["a cat"])
     assert {name: row.tolist() for name, row in rows.items()} == {
         name: row.tolist() for name, row in system.tokenizer.encode(["a cat"]).items()

@@ -1,10 +1,13 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
+import fmzoo
+from fmzoo import generate
 from fmzoo.errors import InputError
-from fmzoo.interop import pipelines, safetensors, single_file
+from fmzoo.interop import safetensors, single_file
 from fmzoo.interop.ldm_configs import unet_config
 from fmzoo.interop.ldm_names import ldm_module, unet_name, unet_tensors
 from fmzoo.interop.unet import read_unet
@@ -32,19 +35,19 @@ def test_versions_are_told_apart(files, version):
     assert single_file.detect(files[1][version]) == version
 
 
-@pytest.mark.parametrize("version", ["1", "xl"])
+@pytest.mark.parametrize("version", ["1", "2", "xl"])
 def test_every_component_loads_by_its_mapping(files, version):
-    loaded = pipelines.load_single_file(files[0] / f"{version}.safetensors")
+    loaded = fmzoo.load(files[0] / f"{version}.safetensors")
     config, params = loaded.config, loaded.params
     whole = files[1][version]
-    assert config.family == {"1": "sd1", "xl": "sdxl"}[version]
+    assert config.family == {"1": "sd1", "2": "sd2", "xl": "sdxl"}[version]
     assert config.denoiser.channels == (32, 64)
-    assert config.denoiser.layers == {"1": (1, 1), "xl": (2, 2)}[version]
-    assert config.denoiser.linear_projection == (version == "xl")
-    assert config.autoencoder.scaling_factor == {"1": 0.18215, "xl": 0.13025}[version]
-    assert config.process.prediction == "epsilon"
+    assert config.denoiser.layers == {"xl": (2, 2)}.get(version, (1, 1))
+    assert config.denoiser.linear_projection == (version != "1")
+    assert config.autoencoder.scaling_factor == {"xl": 0.13025}.get(version, 0.18215)
+    assert config.process.prediction == {"2": "v_prediction"}.get(version, "epsilon")
     found = [(tower.activation, tower.projection) for tower in config.encoders.values()]
-    assert found == [("quick_gelu", None), ("gelu", 64)][: len(found)]
+    assert found == {"2": [("gelu", None)]}.get(version, [("quick_gelu", None), ("gelu", 64)][: len(found)])
     kernel = whole["model.diffusion_model.out.2.weight"]
     np.testing.assert_array_equal(params["denoiser"]["output"]["kernel"], kernel.transpose(2, 3, 1, 0))
     query = whole["first_stage_model.encoder.mid.attn_1.q.weight"][:, :, 0, 0]
@@ -76,6 +79,33 @@ def test_averages_take_the_place_of_the_weights(files, tmp_path):
         np.testing.assert_array_equal(np.asarray(averaged.tensors[name]), np.asarray(tensor) + 1)
     with pytest.raises(InputError, match="a file with averages is needed"):
         single_file.read(files[0] / "1.safetensors", average=True)
+    loaded = fmzoo.load(tmp_path / "averaged.safetensors", average=True, prediction="v_prediction")
+    assert loaded.config.process.prediction == "v_prediction"
+    kernel = files[1]["1"][f"{prefix}out.2.weight"].transpose(2, 3, 1, 0) + 1
+    np.testing.assert_array_equal(loaded.params["denoiser"]["output"]["kernel"], kernel)
+
+
+def test_what_only_a_single_file_can_be_asked_for(files):
+    with pytest.raises(InputError, match="prediction is 'noise'; epsilon, v_prediction or None is needed"):
+        fmzoo.load(files[0] / "1.safetensors", prediction="noise")
+    with pytest.raises(InputError, match="prediction is 'epsilon' and .* is no single file; None is needed"):
+        fmzoo.load(files[0], prediction="epsilon")
+
+
+def test_a_system_without_a_tokenizer_draws_nothing(files):
+    loaded = fmzoo.load(files[0] / "xl.safetensors")
+    assert loaded.tokenizer is None
+    needed = "beside its file the folders tokenizer, tokenizer_2 of diffusers are needed"
+    with pytest.raises(InputError, match=needed):
+        generate.images(loaded, ["a cat"], jax.random.key(0))
+
+
+def test_all_that_paint_in_predict_noise(files, tmp_path):
+    widened = {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((32, 9, 3, 3), np.float32)}
+    safetensors.write_file(tmp_path / "paints.safetensors", files[1]["2"] | widened)
+    loaded = fmzoo.load(tmp_path / "paints.safetensors")
+    assert loaded.config.denoiser.in_channels == 9
+    assert loaded.config.process.prediction == "epsilon"
 
 
 def test_marks_of_zero_terminal_snr_change_the_scheduler(files, tmp_path):
