@@ -1,5 +1,6 @@
 """How good a model is: of text, perplexity and an n-gram baseline; of pictures, distances between features."""
 
+from fmzoo.evals.audit import CHECKS, Check, audit
 from fmzoo.evals.features import image_features, predict_labels, text_features
 from fmzoo.evals.frechet import frechet_distance, gaussian_distance
 from fmzoo.evals.image_quality import image_quality
@@ -11,11 +12,14 @@ from fmzoo.evals.perplexity import Report, log_probs, perplexity
 from fmzoo.evals.retrieval import chance_top1, clip_score, pair_scores, retrieval_top1
 
 __all__ = [
+    "CHECKS",
+    "Check",
     "DensityCoverage",
     "Interval",
     "KneserNey",
     "PrecisionRecall",
     "Report",
+    "audit",
     "bootstrap",
     "chance_top1",
     "clip_score",
