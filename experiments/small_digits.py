@@ -5,7 +5,8 @@ digits``, narrower than the preset; it is trained once, about two minutes on one
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from scipy.special import stdtrit
 
-from fmzoo import data, evals
+from fmzoo import data, evals, train
 from fmzoo.models import Pretrained
 from fmzoo.pretrained import load
 from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, pretrain_images
@@ -21,6 +22,7 @@ from fmzoo.stages.feature_networks import gather, train_classifier
 
 SEEDS = (0, 1, 2)
 FRAMING = data.Framing(8, 8, 1)
+Results = dict[str, dict[tuple, np.ndarray]]  # by figure and cell, a value a seed
 HOLDS, OPEN, FAILS = "holds", "is not decided", "FAILS"
 
 
@@ -85,6 +87,34 @@ def quality(judge: Judge, images: np.ndarray) -> dict[str, float]:
         "recall": near.recall,
         "coverage": covers.coverage,
         "frechet": evals.frechet_distance(judge.features, features),
+    }
+
+
+def measured(
+    log: Path, seeds: int, cells: Sequence[tuple], names: Sequence[str], measure: Callable[[int, list], Iterator[dict]]
+) -> Results:
+    """All figures of all cells; the log keeps them, a row a line, and what it holds is not measured again.
+
+    Args:
+      log: a file of JSON lines.
+      seeds: how many.
+      cells: what is measured, each by the values of its row that name it.
+      names: of these values.
+      measure: ``(seed, cells) -> figures`` of each cell in turn, what names it among them.
+    """
+    cell_of = lambda row: tuple(row[name] for name in names)  # noqa: E731
+    for seed in range(seeds):
+        there = {cell_of(row) for row in train.read_rows(log) if row["seed"] == seed}
+        if missing := [cell for cell in cells if cell not in there]:
+            for figures in measure(seed, missing):
+                with log.open("a") as file:
+                    file.write(json.dumps({"seed": seed} | figures) + "\n")
+                print({"seed": seed} | figures, flush=True)
+    rows = sorted(train.read_rows(log), key=lambda row: row["seed"])
+    figures = [name for name in rows[0] if name not in ("seed", *names)]
+    return {
+        figure: {cell: np.array([row[figure] for row in rows if cell_of(row) == cell]) for cell in cells}
+        for figure in figures
     }
 
 

@@ -23,7 +23,6 @@ DPM-Solver++(2M); how far Heun's method with 199 evaluations is from it says how
 import argparse
 import dataclasses
 import functools
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from small_digits import (
     HOLDS,
     SEEDS,
     Judge,
+    Results,
     config,
     denoisers,
     interval,
@@ -43,6 +43,7 @@ from small_digits import (
     keys,
     make_judge,
     markdown,
+    measured,
     quality,
     whole,
 )  # fmt: skip
@@ -62,10 +63,8 @@ SOLVERS = (
 EXACT = tuple(name for name in SOLVERS if not diffusion.SOLVERS[name.split(",")[0]].stochastic)
 SOLUTION, CHECK = ("dpm++2m", 200), ("heun, Karras", 199)
 Cell = tuple[str, int]  # a solver and its evaluations
-CELLS = [*itertools.product(SOLVERS, EVALUATIONS), CHECK]
-FIGURES = ("frechet", "distance", "accuracy")
+CELLS = [*((name, n) for n in EVALUATIONS for name in SOLVERS), CHECK]
 SAMPLES, ENOUGH = 200, 1.1
-Results = dict[str, dict[Cell, np.ndarray]]  # by figure and cell, a value a seed
 
 
 def plan(process: diffusion.Process, name: str, evaluations: int) -> diffusion.Plan:
@@ -114,23 +113,7 @@ def measure(pretrained: Pretrained, judge: Judge, seed: int, cells: Sequence[Cel
     for name, evaluations in cells:
         drawn = images(name, evaluations)
         figures = {"distance": float(np.sqrt(np.mean((drawn - solution) ** 2)))} | quality(judge, drawn)
-        yield {"seed": seed, "solver": name, "evaluations": evaluations} | figures
-
-
-def results(models: Sequence[Pretrained], judge: Judge, log: Path) -> Results:
-    """All figures, by figure and cell with a value a seed; the log keeps them, and what it holds is not drawn again."""
-    for seed, model in enumerate(models):
-        there = {(row["solver"], row["evaluations"]) for row in train.read_rows(log) if row["seed"] == seed}
-        if missing := [cell for cell in CELLS if cell not in there]:
-            for row in measure(model, judge, seed, missing):
-                with log.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(row, flush=True)
-    rows = sorted(train.read_rows(log), key=lambda row: row["seed"])
-    return {
-        figure: {cell: np.array([r[figure] for r in rows if (r["solver"], r["evaluations"]) == cell]) for cell in CELLS}
-        for figure in FIGURES
-    }
+        yield {"solver": name, "evaluations": evaluations} | figures
 
 
 def verdicts(found: Results) -> dict[str, str]:
@@ -209,7 +192,9 @@ def run(configs: Sequence[PretrainImagesConfig], runs: Path, workdir: Path) -> d
     """Trains what is not trained yet, draws, judges; writes the plots and ``report.md``."""
     judge = make_judge(SAMPLES)
     workdir.mkdir(parents=True, exist_ok=True)
-    found = results(denoisers(runs, configs), judge, workdir / "figures.jsonl")
+    models = denoisers(runs, configs)
+    judged = lambda seed, cells: measure(models[seed], judge, seed, cells)  # noqa: E731
+    found = measured(workdir / "figures.jsonl", len(models), CELLS, ("solver", "evaluations"), judged)
     said = verdicts(found)
     level = ("training digits", judge.of_training_digits)
     plot(found["frechet"], SOLVERS, workdir / "solvers.png", "Fréchet distance to held-out digits", level)

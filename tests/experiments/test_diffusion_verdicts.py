@@ -12,7 +12,7 @@ from fmzoo import diffusion
 from fmzoo.diffusion import Process
 from fmzoo.stages.images import COSINE
 
-NOISE = np.array([[0.001], [-0.001], [0.0]])  # of three seeds
+NOISE = np.array([0.001, -0.001, 0.0])  # of three seeds
 
 
 def tradeoff(**figures):
@@ -21,8 +21,9 @@ def tradeoff(**figures):
         "accuracy": [0.95, 0.96, 0.97, 0.98, 0.99, 0.99], "precision": [0.8, 0.82, 0.84, 0.87, 0.93, 0.95],
         "recall": [0.8, 0.75, 0.7, 0.6, 0.4, 0.2], "coverage": [0.95, 0.95, 0.94, 0.9, 0.7, 0.4],
         "frechet": [1.0, 0.9, 0.9, 1.2, 3.0, 6.0],
-    }  # fmt: skip
-    return {name: np.array([row]) + NOISE for name, row in (published | figures).items()}
+    } | figures  # fmt: skip
+    at = guidance_tradeoff.SCALES
+    return {name: {(w,): v + NOISE * v for w, v in zip(at, row, strict=True)} for name, row in published.items()}
 
 
 def test_guidance_as_published_holds_and_each_part_can_fail():
@@ -30,8 +31,27 @@ def test_guidance_as_published_holds_and_each_part_can_fail():
     assert set(said.values()) == {"holds"}
     flat = guidance_tradeoff.verdicts(tradeoff(recall=[0.8] * 6))
     assert {part for part in said if flat[part] != "holds"} == {"diversity: recall is lower at w = 4 than at 1"}
-    reversed_ = {name: rows[0].tolist()[::-1] for name, rows in tradeoff().items()}
-    assert list(guidance_tradeoff.verdicts(tradeoff(**reversed_)).values()).count("FAILS") >= 4
+    falls = {"accuracy": [0.9] * 3 + [0.8] * 3, "precision": [0.9] * 3 + [0.8] * 3, "frechet": [2, 3, 3, 2, 2, 1]}
+    falls |= {"recall": [0.5] * 3 + [0.8] * 3, "coverage": [0.5] * 3 + [0.8] * 3}
+    assert set(guidance_tradeoff.verdicts(tradeoff(**falls)).values()) == {"FAILS"}
+
+
+def test_what_is_measured_is_kept(tmp_path):
+    asked = []
+
+    def measure(seed, cells):
+        for cell in cells:
+            asked.append((seed, cell))
+            yield {"w": cell[0], "value": seed + cell[0]}
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+
+    log, cells = tmp_path / "figures.jsonl", [(1.0,), (2.0,)]
+    with pytest.raises(KeyboardInterrupt):
+        small_digits.measured(log, 2, cells, ("w",), measure)
+    found = small_digits.measured(log, 2, cells, ("w",), measure)
+    assert asked == [(0, (1.0,)), (0, (2.0,)), (1, (1.0,)), (1, (2.0,))]
+    assert {cell: values.tolist() for cell, values in found["value"].items()} == {(1.0,): [1, 2], (2.0,): [2, 3]}
 
 
 def steps_and_quality():
@@ -41,8 +61,8 @@ def steps_and_quality():
         frechet |= {("ddpm", n): 1 + 100 / n, ("ddim", n): 1 + 5 / n, ("dpm++2m", n): 1 + 20 / n**2}
         distance |= {("ddim", n): 1 / n, ("dpm++2m", n): 2 / n**2}
     return {
-        "frechet": {cell: value + NOISE[:, 0] for cell, value in frechet.items()},
-        "distance": {cell: value + NOISE[:, 0] / 100 for cell, value in distance.items()},
+        "frechet": {cell: value + NOISE for cell, value in frechet.items()},
+        "distance": {cell: value + NOISE / 100 for cell, value in distance.items()},
     }
 
 
