@@ -1,4 +1,4 @@
-"""The loop: it is the steps one after another, rows do not see each other, and half precision stays finite."""
+"""The loop: it is the steps one after another, rows do not see each other, and a walk can begin anywhere."""
 
 import jax
 import jax.numpy as jnp
@@ -56,26 +56,16 @@ def noise_of(step):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_half_precision(solver, networks):
-    """Finite at 4, 25 and 1000 steps; at 25 a deterministic solver's picture is within 8/255 of float32's on average.
-
-    At 25 steps it is the loop that is run, and it equals the steps one after another.
-    """
-    process, half, full = process_of(solver), *(network_of(networks, solver, d) for d in (jnp.bfloat16, jnp.float32))
-    for steps in (4, 1000):
-        walk_ = plan(process, solver, steps)
-        drawn = walk(half, walk_, initial(walk_, LATENTS), noise_of)
-        assert drawn.dtype == jnp.float32
-        assert np.isfinite(drawn).all(), steps
-    loop = jax.jit(lambda x, keys: sample(half, process, solver, 25, x, keys))(LATENTS, KEYS)
+def test_the_loop_is_the_steps_one_after_another(solver, networks):
+    """With a network of half precision too, whose samples are float32."""
+    process, network = process_of(solver), network_of(networks, solver, jnp.bfloat16)
+    drawn = jax.jit(lambda x, keys: sample(network, process, solver, 25, x, keys))(LATENTS, KEYS)
     walk_ = plan(process, solver, 25)
-    exact = walk(full, walk_, initial(walk_, LATENTS), noise_of)
-    one_by_one = walk(half, walk_, initial(walk_, LATENTS), noise_of)
-    np.testing.assert_allclose(loop, one_by_one, atol=0.05)
-    assert np.abs(loop - one_by_one).mean() < 0.005
-    assert exact.std() > 0.2
-    if not SOLVERS[solver].stochastic:
-        assert np.abs(loop - exact).mean() <= 8 / 127.5 / 2  # 8/255 of the range of a picture in [-1, 1]
+    one_by_one = walk(network, walk_, initial(walk_, LATENTS), noise_of)
+    assert drawn.dtype == one_by_one.dtype == jnp.float32
+    np.testing.assert_allclose(drawn, one_by_one, atol=0.05)
+    assert np.abs(drawn - one_by_one).mean() < 0.005
+    assert one_by_one.std() > 0.2
 
 
 @pytest.mark.parametrize("solver", ["ddim", "heun", "dpm++2m-sde", "plms"])
