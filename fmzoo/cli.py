@@ -76,7 +76,7 @@ class Generate:
     prompt: str  # the text to continue, or the question where the model has a chat template
     raw: bool = False  # continue the prompt as it stands, chat template or not
     max_new_tokens: int = 128  # the longest answer
-    temperature: float = 0.8  # 0 takes the likeliest token each time
+    temperature: float | None = None  # 0 takes the likeliest token each time; by default 0 for a question, else 0.8
     top_k: int | None = None  # draw from the k likeliest tokens only
     top_p: float | None = None  # draw from the likeliest tokens that have this much of the probability
     seed: int = 0  # the same seed gives the same answer
@@ -89,16 +89,15 @@ class Generate:
         import jax
 
         from fmzoo import generate
-        from fmzoo.text import render
 
-        pretrained, prompt = load_text(self.source), self.prompt
+        pretrained, prompt, stop = load_text(self.source), self.prompt, ()
         if pretrained.chat_template is not None and not self.raw:
             turns = [{"role": "user", "content": prompt}]
-            prompt = render(
-                pretrained.chat_template, turns, pretrained.tokenizer, add_generation_prompt=True, train_on="none"
-            ).tokens
-        sampling = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
-        for piece in generate.stream(pretrained, prompt, jax.random.key(self.seed), **sampling):
+            prompt, stop, _ = generate.chat_prompt(pretrained, turns, max_new_tokens=self.max_new_tokens)
+        sampling = {name: getattr(self, name) for name in ("max_new_tokens", "top_k", "top_p")}
+        default = 0.8 if isinstance(prompt, str) else 0.0
+        sampling["temperature"] = default if self.temperature is None else self.temperature
+        for piece in generate.stream(pretrained, prompt, jax.random.key(self.seed), stop=stop, **sampling):
             print(piece, end="", flush=True)
         print()
 
@@ -147,6 +146,30 @@ class Eval:
         )
         print(f"bits per byte  {found.bits_per_byte:.4f}")
         print(f"perplexity     {found.perplexity:.3f} a token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """Checks that packing, pads, the cache and decoding change nothing; exit 1 where one does."""
+
+    source: Source  # a run folder, a folder in the format of transformers, a GGUF file, or a name of the zoo
+
+    def run(self) -> int:
+        """Prints a table of what passed."""
+        start_computing()
+        from rich.console import Console
+        from rich.table import Table
+
+        from fmzoo import evals
+
+        pretrained = load_text(self.source)
+        table = Table("", "check", "error", "limit", "what was compared", box=None, header_style="bold")
+        found = evals.audit(pretrained.module, pretrained.params)
+        for check in found:
+            verdict = "pass" if check.passed else "FAIL"
+            table.add_row(verdict, check.name, f"{check.error:.1e}", f"{check.limit:.0e}", check.detail)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        return 0 if all(check.passed for check in found) else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +238,7 @@ class Zoo:
 
 COMMANDS = {
     "tour": Tour, "pretrain": None, "finetune": None, "generate": Generate, "chat": Chat, "draw": Draw, "eval": Eval,
-    "info": Info, "convert": Convert, "zoo": Zoo,
+    "audit": Audit, "info": Info, "convert": Convert, "zoo": Zoo,
 }  # fmt: skip
 HELP = """usage: fmzoo COMMAND ...
 
@@ -232,6 +255,7 @@ fmzoo: foundation models as pure functions in JAX and Flax.
   fmzoo chat SOURCE                           holds a conversation
   fmzoo draw SOURCE --prompt TEXT --out PNG   draws a prompt
   fmzoo eval SOURCE --data SOURCE             perplexity and bits per byte
+  fmzoo audit SOURCE                          whether packing, pads, cache and decoding change nothing
   fmzoo info SOURCE                           what a model is and what it costs
   fmzoo convert SOURCE FOLDER --format FORMAT writes a model in the format of transformers, diffusers or llama.cpp
   fmzoo zoo                                   the published systems that have a name here
@@ -241,10 +265,10 @@ SOURCE is a run folder, a path or a name of the zoo. Each command has a --help o
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 after a user's mistake, 130 after an interrupt."""
+    """Runs a command and returns its exit status: 0, 1 if an audit fails, 2 after a mistake, 130 after an interrupt."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        run(arguments)
+        return run(arguments) or 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output has enough of it
@@ -259,18 +283,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.__cause__ is None:
             raise
         return _refuse(f"{error}, or a local path is needed")  # what fsspec says of a scheme that it cannot serve
-    return 0
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Parses and runs a command.
+def run(arguments: Sequence[str]) -> int | None:
+    """Parses and runs a command, and returns its exit status if it has one of its own.
 
     Raises:
       InputError: the user's mistake, found by the parser or by what it calls.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return
+        return None
     command, *rest = arguments
     if command == "--version":
         from fmzoo import __version__
@@ -283,7 +306,8 @@ def run(arguments: Sequence[str]) -> None:
     elif command == "finetune":
         finetune(rest)
     else:
-        parse(COMMANDS[command], rest, f"fmzoo {command}").run()
+        return parse(COMMANDS[command], rest, f"fmzoo {command}").run()
+    return None
 
 
 def pretrain(arguments: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> tuple[np.ndarray, flo
     ``theta ** (-2i / R)`` (arXiv 2104.09864, section 3.2.2), then one of: ``linear``, divided by the factor
     (2306.15595); ``llama3``, long wavelengths divided, short ones kept, a linear blend between (Llama 3.1's
     ``rope_scaling``); ``yarn``, a ramp over dimensions and a factor on the scores (2309.00071, section 3);
-    ``longrope``, each divided by a factor of its own (2402.13753, section 3), of which there is a set for short and one for long
-    sequences: the config says which, so that a token's angle does not depend on how long its sequence becomes.
+    ``longrope``, each divided by a factor of its own (2402.13753, section 3), of which there is a set for short and one
+    for long sequences: the config says which, so that a token's angle does not depend on how long its sequence becomes.
     """
     rotated = int(head_dim * config.fraction)
     plain = config.theta ** -(np.arange(0, rotated, 2, dtype=np.float64) / rotated)
