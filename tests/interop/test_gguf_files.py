@@ -360,7 +360,7 @@ def test_the_command_converts_and_speaks(tmp_path, monkeypatch, capsys):
     said = {}
     monkeypatch.setattr(generate, "stream", lambda model, prompt, key, **more: said.update(prompt=prompt) or ["x"])
     for more, prompt in (([], [256, 104, 105]), (["--raw"], "hi")):
-        assert cli.main(["generate", str(tmp_path / "b.gguf"), "--prompt", "hi", *more]) == 0
+        assert cli.main(["generate", str(tmp_path / "b.gguf"), "--prompt", "hi", "--max-new-tokens", "4", *more]) == 0
         assert said["prompt"] == prompt
     capsys.readouterr()
     assert cli.main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "c"), "--format", "onnx"]) == 2
