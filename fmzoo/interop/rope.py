@@ -159,4 +159,5 @@ def write_rope(rope: RopeConfig) -> dict[str, Any]:
         scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
     if rope.scaling in ("yarn", "longrope") and rope.attention_factor is not None:
         scaling["attention_factor"] = rope.attention_factor
-    return {"rope_theta": rope.theta, "rope_scaling": None if rope.scaling == "none" else scaling}
+    outer = {"original_max_position_embeddings": rope.original_context} if rope.scaling == "longrope" else {}
+    return {"rope_theta": rope.theta, "rope_scaling": None if rope.scaling == "none" else scaling} | outer
