@@ -58,7 +58,7 @@ OPTIONS = {  # options that do not meet share a row
     },
     "experts, latent attention in windows": {
         "pattern": ("local",), "num_layers": 2, "rope__interleaved": True,
-        "experts": models.ExpertsConfig(6, 2, 10, renormalised=False, scale=1.5),
+        "experts": models.ExpertsConfig(16, 2, 10, renormalised=False, scale=1.5),
         "attention": models.AttentionConfig(
             4, 4, 10, window=3, latent=models.LatentConfig(kv_rank=8, rope_dim=4, value_dim=5)
         ),
