@@ -31,7 +31,7 @@ class Noise:
 
 NOISE = Noise()
 FRAMING = Framing(8, 6, crop="random", flip=0.5)
-EVERY = ("caption", "label", "time_ids")
+EVERY = ("caption", "label", "time_ids", "index")
 
 
 def letters(caption):
@@ -60,11 +60,14 @@ def test_batch_fields():
         "caption": ("int32", (4, 8)),
         "label": ("int32", (4,)),
         "time_ids": ("float32", (4, 6)),
+        "index": ("int32", (4,)),
         "weights": ("float32", (4,)),
         "example_id": ("int32", (4,)),
     }
     assert -1 <= batch["image"].min() < -0.5 < 0.5 < batch["image"].max() <= 1
     assert batch["weights"].tolist() == [1] * 4
+    for index, sizes in zip(batch["index"], batch["time_ids"], strict=True):  # no two pictures share theirs
+        assert NOISE[index].image.shape[:2] == tuple(sizes[:2])
 
 
 def test_fields_are_chosen():

@@ -101,10 +101,10 @@ def test_eight_devices_find_one_devices_loss_and_gradient(name, x64):
         found.append((float(metrics["loss"]), jax.tree.map(jnp.subtract, params, jax.device_get(state.params))))
     (loss, gradient), (split_loss, split) = found
     assert split_loss == pytest.approx(loss, rel=1e-9)
+    total = optax.tree.norm(gradient)
     for (path, whole), leaf in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves(split), strict=True):
-        size = np.linalg.norm(whole)
-        assert size > 0 or "position" in jax.tree_util.keystr(path), path
-        assert np.linalg.norm(leaf - whole) <= 1e-9 * max(size, 1e-9), path
+        # The bias of keys has no gradient but rounding: softmax does not see it.
+        assert np.linalg.norm(leaf - whole) <= 1e-9 * np.linalg.norm(whole) + 1e-14 * total, path
     for held in (state.params, parallel.place(frozen, mesh, rules)):
         split_over = {axis for leaf in jax.tree.leaves(held) for axis in leaf.sharding.spec if axis}
         assert split_over == ({"fsdp", "tensor"} if "denoiser" in held else {"fsdp"} if held else set())

@@ -1,5 +1,6 @@
 """`kill -9` of image runs at random moments: they go on as if nothing had been, averages and both states included."""
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -33,8 +34,10 @@ def kill_once(name, folder, at, moment):
 def last_state(folder):
     """Every array of the last checkpoint, and the position in the data."""
     step = folder / "checkpoints" / str(train.complete_steps(folder / "checkpoints")[-1])
-    tree = ocp.PyTreeCheckpointer().restore(step / "state")
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(step / "state").tree)
+        tree = reader.restore(step / "state", args=ocp.args.PyTreeRestore(restore_args=numpy))
+    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
     return arrays, (step / "data" / "metadata").read_text()
 
 
