@@ -122,7 +122,7 @@ class _Task:
     def run(self, chunk: int) -> Iterator[tuple[int, str]]:
         """Draws tokens, ``chunk`` at a time, and yields places of prompts with pieces of answers."""
         module, params = self.pretrained.module, for_decoding(self.pretrained.params)
-        capacity = _bucket(self.max_new_tokens)
+        capacity = bucket(self.max_new_tokens)
         slots = min(self.tokens.shape[1] + capacity, module.config.context_length)
         state = begin(module, params, self.rules, self.tokens, self.segment_ids, capacity=capacity, slots=slots)
         until = 1
@@ -158,14 +158,14 @@ def _plan(
     example_ids: Sequence[int] | None,
     sharding: jax.sharding.Sharding | None,
 ) -> _Task:
-    rows = _encode(pretrained, prompts)
+    rows = encode_rows(pretrained, prompts)
     check_room(pretrained.config.context_length, max(map(len, rows)), max_new_tokens)
     stop_ids, stops = _split_stops(pretrained, stop)
     ids = jnp.arange(len(rows)) if example_ids is None else jnp.asarray(example_ids)
     if ids.shape != (len(rows),):
         raise InputError(f"example_ids has {ids.size} numbers for {len(rows)} prompts; one for each is needed")
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
-    tokens, segment_ids = _pad(rows, min(_bucket(max(map(len, rows))), pretrained.config.context_length))
+    tokens, segment_ids = pad_rows(rows, min(bucket(max(map(len, rows))), pretrained.config.context_length))
     if sharding is not None:
         tokens, segment_ids, keys = jax.device_put((tokens, segment_ids, keys), sharding)
     answers = [Answer(pretrained.tokenizer, row, stop_ids, stops) for row in rows]
@@ -173,7 +173,7 @@ def _plan(
     return _Task(pretrained, rules, tokens, segment_ids, max_new_tokens, stops, answers)
 
 
-def _encode(pretrained: Pretrained, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
+def encode_rows(pretrained: Pretrained, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
     """Token ids of each prompt, checked."""
     if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int | np.integer)):
         prompts = [prompts]
@@ -214,12 +214,12 @@ def _split_stops(pretrained: Pretrained, stop: str | Sequence[str]) -> tuple[lis
     return sorted(ids), [s for s in stops if s not in specials]
 
 
-def _bucket(size: int) -> int:
+def bucket(size: int) -> int:
     """The next of 16, 32, 64, 128 and then every 128, so that few shapes are ever compiled."""
     return -(-size // 128) * 128 if size > 128 else max(16, 1 << (size - 1).bit_length())
 
 
-def _pad(rows: list[list[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: list[list[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
     """``tokens`` and ``segment_ids``, ``int32[B, length]``, pads behind."""
     tokens, segment_ids = np.zeros((2, len(rows), length), np.int32)
     for i, row in enumerate(rows):

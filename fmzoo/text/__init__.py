@@ -6,6 +6,7 @@ from fmzoo.text.chat_formats import CHAT_FORMATS
 from fmzoo.text.packing import concatenate_and_split, first_fit
 from fmzoo.text.prompts import PromptCut, PromptTokenizer, prompt_rows
 from fmzoo.text.stream_decoder import StreamDecoder
+from fmzoo.text.token_bytes import token_bytes
 from fmzoo.text.tokenizers import ByteTokenizer, Tokenizer, encode_document, load_tokenizer
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "load_tokenizer",
     "prompt_rows",
     "render",
+    "token_bytes",
     "train_bpe",
 ]

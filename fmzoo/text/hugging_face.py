@@ -80,6 +80,10 @@ class HuggingFaceTokenizer:
         """Returns the text of token ids."""
         return self._tokenizer.decode([i for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)
 
+    def piece(self, token: int) -> str | None:
+        """Returns how the vocabulary writes a token, None for an id that is none."""
+        return self._tokenizer.id_to_token(token)
+
     @property
     def description(self) -> str:
         """The content of a `tokenizer.json`."""

@@ -51,6 +51,10 @@ class SentencePieceTokenizer:
         """Returns the text of token ids."""
         return self._processor.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
 
+    def piece(self, token: int) -> str:
+        """Returns how the vocabulary writes a token."""
+        return self._processor.id_to_piece(token)
+
     def save(self, folder: epath.PathLike) -> None:
         """Writes `tokenizer.model`."""
         folder = epath.Path(folder)
