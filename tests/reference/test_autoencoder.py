@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 
 from fmzoo.interop import autoencoder as files
-from fmzoo.interop import to_ours, to_theirs
+from fmzoo.interop import to_ours
 from fmzoo.models.autoencoder import AutoencoderKL
-from tests.reference.random_weights import (
-    TOLERANCE,
-    config_of,
-    distance,
-    exchanged,
-    first,
-    randomise,
-    same_weights,
-    tensors_of,
-)
+from tests.reference.conversion import Conversion, check_round_trip, compiled, ours, theirs
+from tests.reference.random_weights import TOLERANCE, distance, exchanged, first, tensors_of
 
 pytestmark = pytest.mark.reference
 
@@ -37,26 +29,13 @@ CASES = {
                  shift_factor=0.06, force_upcast=False),
     "no-attention": sizes((4, 4, 8), in_channels=1, out_channels=1, mid_block_add_attention=False),
 }  # fmt: skip
+AUTOENCODER = Conversion("AutoencoderKL", files, CASES)
 SHAPES = {"odd": (2, 12, 20), "wide": (1, 8, 28), "tall": (3, 20, 4)}  # rows, height, width
 EXCHANGED = {
     "sd": ("decoder/middle/attention/query", "decoder/middle/attention/key"),
     "sd3": ("decoder/middle/block_0/norm1", "decoder/middle/block_1/norm1"),
     "no-attention": ("decoder/level_1_block_0/conv2", "decoder/level_1_block_1/conv2"),
 }
-
-
-@functools.cache
-def reference(name):
-    import diffusers
-
-    return randomise(diffusers.AutoencoderKL(**CASES[name]), name)
-
-
-@functools.cache
-def converted(name):
-    model = reference(name)
-    config = files.read_config(config_of(model))
-    return config, to_ours(files.table(config), files.structure(config), tensors_of(model))
 
 
 @functools.cache
@@ -67,7 +46,7 @@ def image(name, shape):
 
 @functools.cache
 def latents(name, shape):
-    config, (rows, height, width) = converted(name)[0], SHAPES[shape]
+    config, (rows, height, width) = ours(AUTOENCODER, name)[0], SHAPES[shape]
     size = rows, height // config.factor, width // config.factor, config.latent_channels
     return np.random.default_rng(4).standard_normal(size).astype(np.float32)
 
@@ -75,10 +54,10 @@ def latents(name, shape):
 @functools.cache
 def expected(name, shape):
     """Mean and log-variance of the picture, and the picture of the latents."""
-    return run_reference(reference(name), name, shape)
+    return run_theirs(theirs(AUTOENCODER, name), name, shape)
 
 
-def run_reference(model, name, shape):
+def run_theirs(model, name, shape):
     import torch
 
     with torch.no_grad():
@@ -86,56 +65,36 @@ def run_reference(model, name, shape):
         return found.mean, found.logvar, model.decode(first(latents(name, shape))).sample
 
 
-@functools.cache
-def compiled(config):
-    module = AutoencoderKL(config)
-
-    def both(params, image, latents):
-        variables = {"params": params}
-        encoded = module.apply(variables, image, method="encode")
-        return *encoded, module.apply(variables, latents, method="decode")
-
-    return jax.jit(both)
-
-
 def errors(name, shape, config, params):
-    ours = compiled(config)(params, image(name, shape), latents(name, shape))
-    return [distance(*pair) for pair in zip(ours, expected(name, shape), strict=True)]
+    module, variables = AutoencoderKL(config), {"params": params}
+    encoded = compiled(module, "encode")(variables, image(name, shape))
+    found = *encoded, compiled(module, "decode")(variables, latents(name, shape))
+    return [distance(*pair) for pair in zip(found, expected(name, shape), strict=True)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", CASES)
 def test_both_ways_are_those_of_diffusers(name, shape):
-    assert max(errors(name, shape, *converted(name))) < TOLERANCE
+    assert max(errors(name, shape, *ours(AUTOENCODER, name))) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_planted_errors_are_seen(name):
-    config, params = converted(name)
+    config, params = ours(AUTOENCODER, name)
     assert min(errors(name, "odd", dataclasses.replace(config, epsilon=1e-2), params)) > TOLERANCE
     assert errors(name, "odd", config, exchanged(params, *EXCHANGED[name]))[2] > TOLERANCE
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_written_is_bit_for_bit_what_was_read(name):
-    import diffusers
-    import torch
-
-    config, params = converted(name)
-    tensors = to_theirs(files.table(config), files.structure(config), params)
-    assert same_weights(tensors, tensors_of(reference(name)))
-    again = diffusers.AutoencoderKL.from_config(files.write_config(config)).eval()
-    again.load_state_dict({path: torch.from_numpy(array.copy()) for path, array in tensors.items()})
-    for one, other in zip(run_reference(again, name, "odd"), expected(name, "odd"), strict=True):
-        assert torch.equal(one, other)
-    assert files.read_config(config_of(again)) == config
+    check_round_trip(AUTOENCODER, name, lambda model: run_theirs(model, name, "odd"))
 
 
 def test_older_names_of_the_attention_are_read():
-    config, params = converted("sd")
+    config, params = ours(AUTOENCODER, "sd")
     new = {f".{new}.": f".{old}." for old, new in files.OLD_NAMES.items()}
     tensors = {}
-    for name, tensor in tensors_of(reference("sd")).items():
+    for name, tensor in tensors_of(theirs(AUTOENCODER, "sd")).items():
         for there, old in new.items():
             name = name.replace(there, old) if "attentions" in name else name
         tensors[name] = tensor

@@ -3,24 +3,15 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 
 from fmzoo.errors import InputError
 from fmzoo.interop import dit as files
-from fmzoo.interop import to_ours, to_theirs
+from fmzoo.interop import to_ours
 from fmzoo.models.dit import DiT
-from tests.reference.random_weights import (
-    TOLERANCE,
-    config_of,
-    distance,
-    exchanged,
-    first,
-    randomise,
-    same_weights,
-    tensors_of,
-)
+from tests.reference.conversion import Conversion, check_round_trip, compiled, ours, theirs
+from tests.reference.random_weights import TOLERANCE, config_of, distance, exchanged, first, tensors_of
 
 pytestmark = pytest.mark.reference
 CASES = {  # attributes, and rows and side of the sample
@@ -33,24 +24,14 @@ CASES = {  # attributes, and rows and side of the sample
 }  # fmt: skip
 
 
-@functools.cache
-def reference(name):
-    import diffusers
-    import torch
-
-    model = randomise(diffusers.DiTTransformer2DModel(**CASES[name][0]), name)
+def share_embedding(model):
+    """Each block of diffusers has a copy of one embedding."""
     shared = model.transformer_blocks[0].norm1.emb
-    with torch.no_grad():
-        for block in model.transformer_blocks[1:]:
-            block.norm1.emb.load_state_dict(shared.state_dict())
-    return model
+    for block in model.transformer_blocks[1:]:
+        block.norm1.emb.load_state_dict(shared.state_dict())
 
 
-@functools.cache
-def converted(name):
-    model = reference(name)
-    config = files.read_config(config_of(model))
-    return config, to_ours(files.table(config), files.structure(config), tensors_of(model))
+DIT = Conversion("DiTTransformer2DModel", files, {name: case[0] for name, case in CASES.items()}, share_embedding)
 
 
 @functools.cache
@@ -61,7 +42,7 @@ def inputs(name):
     return sample, rng.uniform(0, 999, rows).astype(np.float32), labels
 
 
-def run_reference(model, name):
+def run_theirs(model, name):
     import torch
 
     sample, times, labels = inputs(name)
@@ -71,16 +52,16 @@ def run_reference(model, name):
 
 @functools.cache
 def expected(name):
-    return run_reference(reference(name), name)
+    return run_theirs(theirs(DIT, name), name)
 
 
 def error(name, config, params):
-    return distance(jax.jit(DiT(config).apply)({"params": params}, *inputs(name)), expected(name))
+    return distance(compiled(DiT(config))({"params": params}, *inputs(name)), expected(name))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_are_those_of_diffusers_and_planted_errors_are_seen(name):
-    config, params = converted(name)
+    config, params = ours(DIT, name)
     assert error(name, config, params) < TOLERANCE
     wrong = {
         "native": {"frequency_shift": 0.0},
@@ -94,23 +75,14 @@ def test_outputs_are_those_of_diffusers_and_planted_errors_are_seen(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_written_is_bit_for_bit_what_was_read(name):
-    import diffusers
-    import torch
-
-    config, params = converted(name)
-    tensors = to_theirs(files.table(config), files.structure(config), params)
-    assert same_weights(tensors, tensors_of(reference(name)))
-    again = diffusers.DiTTransformer2DModel.from_config(files.write_config(config)).eval()
-    again.load_state_dict({path: torch.from_numpy(array.copy()) for path, array in tensors.items()})
-    assert torch.equal(run_reference(again, name), expected(name))
-    assert files.read_config(config_of(again)) == config
+    check_round_trip(DIT, name, lambda model: [run_theirs(model, name)])
 
 
 def test_the_older_class_name_is_read_and_blocks_that_differ_are_refused():
-    config, _ = converted("native")
+    config, _ = ours(DIT, "native")
     old = {"_class_name": "Transformer2DModel", "cross_attention_dim": None, "num_vector_embeds": None}
-    assert files.read_config(config_of(reference("native")) | old) == config
-    tensors = tensors_of(reference("native"))
+    assert files.read_config(config_of(theirs(DIT, "native")) | old) == config
+    tensors = tensors_of(theirs(DIT, "native"))
     name = "transformer_blocks.2.norm1.emb.class_embedder.embedding_table.weight"
     with pytest.raises(InputError, match="differ from block to block"):
         to_ours(files.table(config), files.structure(config), tensors | {name: tensors[name] + 1})

@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 
 from fmzoo.interop import mmdit as files
-from fmzoo.interop import to_ours, to_theirs
 from fmzoo.models.mmdit import MMDiT
-from tests.reference.random_weights import (
-    TOLERANCE,
-    config_of,
-    distance,
-    exchanged,
-    first,
-    randomise,
-    same_weights,
-    tensors_of,
-)
+from tests.reference.conversion import Conversion, check_round_trip, compiled, ours, theirs
+from tests.reference.random_weights import TOLERANCE, distance, exchanged, first
 
 pytestmark = pytest.mark.reference
 
@@ -38,6 +29,7 @@ CASES = {
     "sd3.5-large": sizes(5, 4, 3, qk_norm="rms_norm", patch_size=3, sample_size=9, pos_embed_max_size=6),
     "one-layer": sizes(2, 6, 1),
 }
+MMDIT = Conversion("SD3Transformer2DModel", files, CASES)
 SHAPES = {"odd": (2, 6, 12, 5), "wide": (1, 6, 18, 3), "tall": (3, 18, 6, 7)}  # rows, height, width, tokens
 CHANGED = {
     "sd3": {"sample_size": 16},
@@ -45,20 +37,6 @@ CHANGED = {
     "sd3.5-large": {"epsilon": 1e-2},
     "one-layer": {"epsilon": 1e-2},
 }
-
-
-@functools.cache
-def reference(name):
-    import diffusers
-
-    return randomise(diffusers.SD3Transformer2DModel(**CASES[name]), name)
-
-
-@functools.cache
-def converted(name):
-    model = reference(name)
-    config = files.read_config(config_of(model))
-    return config, to_ours(files.table(config), files.structure(config), tensors_of(model))
 
 
 @functools.cache
@@ -71,7 +49,7 @@ def inputs(shape):
     return sample, rng.uniform(0, 1000, rows).astype(np.float32), context, pooled
 
 
-def run_reference(model, shape):
+def run_theirs(model, shape):
     import torch
 
     sample, times, context, pooled = inputs(shape)
@@ -82,22 +60,22 @@ def run_reference(model, shape):
 
 @functools.cache
 def expected(name, shape):
-    return run_reference(reference(name), shape)
+    return run_theirs(theirs(MMDIT, name), shape)
 
 
 def error(name, shape, config, params):
-    return distance(jax.jit(MMDiT(config).apply)({"params": params}, *inputs(shape)), expected(name, shape))
+    return distance(compiled(MMDiT(config))({"params": params}, *inputs(shape)), expected(name, shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_are_those_of_diffusers(name, shape):
-    assert error(name, shape, *converted(name)) < TOLERANCE
+    assert error(name, shape, *ours(MMDIT, name)) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_planted_errors_are_seen(name):
-    config, params = converted(name)
+    config, params = ours(MMDIT, name)
     if name == "sd3":  # the table of positions is an array of the file: move it
         moved = {**params, "position": {"bias": np.roll(params["position"]["bias"], 1, axis=0)}}
         assert error(name, "odd", config, moved) > TOLERANCE
@@ -113,19 +91,10 @@ def test_planted_errors_are_seen(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_written_is_bit_for_bit_what_was_read(name):
-    import diffusers
-    import torch
-
-    config, params = converted(name)
-    tensors = to_theirs(files.table(config), files.structure(config), params)
-    assert same_weights(tensors, tensors_of(reference(name)))
-    again = diffusers.SD3Transformer2DModel.from_config(files.write_config(config)).eval()
-    again.load_state_dict({path: torch.from_numpy(array.copy()) for path, array in tensors.items()})
-    assert torch.equal(run_reference(again, "odd"), expected(name, "odd"))
-    assert files.read_config(config_of(again)) == config
+    check_round_trip(MMDIT, name, lambda model: [run_theirs(model, "odd")])
 
 
 def test_positions_start_as_those_of_diffusers():
-    config, params = converted("one-layer")
+    config, params = ours(MMDIT, "one-layer")
     made = jax.jit(MMDiT(config).init)(jax.random.key(0), *inputs("odd"))["params"]["position"]["bias"]
     np.testing.assert_allclose(made, params["position"]["bias"], atol=1e-6)
