@@ -57,7 +57,8 @@ class Tensor:
         if len(content) != count:
             raise InputError(f"{self.path} ended while it was read; the whole file is needed")
         blocks = np.frombuffer(content, np.uint8).reshape(*self.shape[:-1], -1)
-        array = dequantize(blocks, GGMLQuantizationType[self.encoding]).reshape(self.shape)
+        with np.errstate(all="ignore"):  # a damaged scale may be infinite or no number
+            array = dequantize(blocks, GGMLQuantizationType[self.encoding]).reshape(self.shape)
         return array if dtype is None else array.astype(dtype)
 
 

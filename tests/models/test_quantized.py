@@ -81,25 +81,29 @@ def test_a_node_multiplies_like_the_kernel_that_it_stands_for(name):
 
 
 def test_every_way_of_running_a_decoder_takes_them():
-    """Stacked and listed layers, scan and unrolled, LoRA over it, sharded over devices, and decoding with a cache."""
+    """Stacked and listed layers, scan and unrolled, LoRA over it, and split over devices; attention in 4 bits."""
     module = decoder(dropout=0.0, d_model=32, attention__head_dim=16, mlp__d_ff=32)
     base, tokens = params_of(module), text_batch()["inputs"]
-    for kind, block in KINDS.values():
-        fewer = models.quantize_params(base, kind, block)
-        plain = models.dequantize_params(fewer)
-        assert isinstance(fewer["head"], models.Node)
-        assert fewer["embed"] is base["embed"]
-        expected = module.apply({"params": plain}, tokens)
-        run = jax.jit(lambda params: module.apply({"params": params}, tokens))
-        np.testing.assert_allclose(run(fewer), expected, atol=1e-4)
-        unrolled = models.Decoder(models.replace(module.config, layers="unrolled"))
-        np.testing.assert_allclose(unrolled.apply({"params": models.unstack(fewer)}, tokens), expected, atol=1e-4)
-        adapters = models.init_lora(jax.random.key(1), fewer, 2, "attention|mlp")
-        adapters = jax.tree.map(lambda leaf: leaf + 0.05, adapters)
-        joined, merged = (make(params, adapters, 0.5) for make, params in ((models.join, fewer), (models.merge, plain)))
-        np.testing.assert_allclose(run(joined), module.apply({"params": merged}, tokens), atol=1e-3)
-        mesh = parallel.mesh("fsdp=2,tensor=2,data=-1")
-        np.testing.assert_allclose(run(parallel.place(joined, mesh, models.DECODER_RULES)), run(joined), atol=1e-4)
+    fewer = models.quantize_params(base, "int8")
+    layer = fewer["period"]["0"]
+    layer["attention"] = models.quantize_params(base["period"]["0"]["attention"], "int4")
+    assert isinstance(layer["attention"]["query"]["kernel"], models.BlockKernel)
+    assert isinstance(fewer["head"], models.Int8Kernel)
+    assert fewer["embed"] is base["embed"]
+    plain = models.dequantize_params(fewer)
+    run = jax.jit(lambda params: module.apply({"params": params}, tokens))
+    np.testing.assert_allclose(run(fewer), expected := run(plain), atol=1e-4)
+    unrolled = models.Decoder(models.replace(module.config, layers="unrolled"))
+    listed = jax.jit(lambda params: unrolled.apply({"params": params}, tokens))(models.unstack(fewer))
+    np.testing.assert_allclose(listed, expected, atol=1e-4)
+    adapters = models.init_lora(jax.random.key(1), fewer, 2, "attention|mlp")
+    adapters = jax.tree.map(lambda leaf: leaf + 0.05, adapters)
+    joined, merged = models.join(fewer, adapters, 0.5), models.merge(plain, adapters, 0.5)
+    np.testing.assert_allclose(run(joined), expected := run(merged), atol=1e-3)
+    mesh = parallel.mesh("fsdp=2,tensor=2,data=-1")
+    placed = parallel.place(joined, mesh, models.DECODER_RULES)
+    assert placed["head"].values.sharding.shard_shape((32, 32)) == (16, 16)
+    np.testing.assert_allclose(run(placed), expected, atol=1e-3)
 
 
 def test_decoding_draws_what_the_arrays_draw():
