@@ -41,6 +41,8 @@ def test_no_number_is_off_by_more_than_half_a_step(kind, block):
         root = lambda x: np.sqrt((x.reshape(3, 2, 32, 48) ** 2).sum(2))  # noqa: E731
         assert (root(off) <= root(step / 2 + rounding)).all()
     assert off.max() > step.max() / 4
+    root = np.sqrt(np.mean((off / step) ** 2))  # of an error spread evenly over a step
+    assert root < 12**-0.5
 
 
 def test_a_constant_and_a_zero_kernel_stay():
