@@ -134,11 +134,15 @@ def _below(prefix: str, shapes: Shapes) -> Shapes:
 
 
 def state(version: str, rng: np.random.Generator, vocabulary: int = 50, length: int = 7) -> dict[str, np.ndarray]:
-    """A tiny file of a version; 2's text tower has 24 layers, since diffusers drops the one numbered 23."""
+    """A tiny file of a version.
+
+    2's text tower has 24 layers, since diffusers drops the one numbered 23; XL's two differ in width, by which it tells
+    them apart.
+    """
     xl = version.startswith("xl")
     depths, mid = ([0, 2], 2) if xl else ([1, 0], 1)
-    added = {"xl": 64 + 6 * 256, "xl-refiner": 64 + 5 * 256}.get(version, 0)
-    context = 128 if version == "xl" else 64
+    added = {"xl": 128 + 6 * 256, "xl-refiner": 64 + 5 * 256}.get(version, 0)
+    context = 64 + 128 if version == "xl" else 64
     shapes = _below("model.diffusion_model.", unet([32, 64], depths, mid, 1 + xl, context, version != "1", added))
     shapes |= _below("first_stage_model.", autoencoder([32, 64], 1))
     words = vocabulary, length
@@ -146,7 +150,7 @@ def state(version: str, rng: np.random.Generator, vocabulary: int = 50, length: 
         "1": _below("cond_stage_model.transformer.", clip(64, 2, *words)),
         "2": _below("cond_stage_model.model.", open_clip(64, 24, *words)),
         "xl": _below("conditioner.embedders.0.transformer.", clip(64, 2, *words))
-        | _below("conditioner.embedders.1.model.", open_clip(64, 2, *words)),
+        | _below("conditioner.embedders.1.model.", open_clip(128, 2, *words)),
         "xl-refiner": _below("conditioner.embedders.0.model.", open_clip(64, 2, *words)),
     }[version]
     if not xl:

@@ -47,7 +47,7 @@ def test_every_component_loads_by_its_mapping(files, version):
     assert config.autoencoder.scaling_factor == {"xl": 0.13025}.get(version, 0.18215)
     assert config.process.prediction == {"2": "v_prediction"}.get(version, "epsilon")
     found = [(tower.activation, tower.projection) for tower in config.encoders.values()]
-    assert found == {"2": [("gelu", None)]}.get(version, [("quick_gelu", None), ("gelu", 64)][: len(found)])
+    assert found == {"2": [("gelu", None)]}.get(version, [("quick_gelu", None), ("gelu", 128)][: len(found)])
     kernel = whole["model.diffusion_model.out.2.weight"]
     np.testing.assert_array_equal(params["denoiser"]["output"]["kernel"], kernel.transpose(2, 3, 1, 0))
     query = whole["first_stage_model.encoder.mid.attn_1.q.weight"][:, :, 0, 0]
@@ -56,7 +56,7 @@ def test_every_component_loads_by_its_mapping(files, version):
     if version == "xl":
         tower, prefix = params["text_encoder_2"], "conditioner.embedders.1.model."
         joined = whole[f"{prefix}transformer.resblocks.1.attn.in_proj_weight"]
-        np.testing.assert_array_equal(tower["layers"]["attention"]["key"]["kernel"][1], joined[64:128].T)
+        np.testing.assert_array_equal(tower["layers"]["attention"]["key"]["kernel"][1], joined[128:256].T)
         np.testing.assert_array_equal(tower["projection"]["kernel"], whole[f"{prefix}text_projection"])
 
 

@@ -2,11 +2,28 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
+import fmzoo
+from fmzoo.generate import images
 from fmzoo.interop import safetensors, single_file
 from tests.interop.ldm_states import state
+from tests.reference.random_systems import (
+    CONTRAST,
+    LENGTH,
+    NEGATIVE,
+    PROMPTS,
+    SCALE,
+    SIZE,
+    STEPS,
+    TOLERANCE,
+    VOCABULARY,
+    clip_tokenizer,
+    difference,
+    draw_reference,
+)
 
 pytestmark = pytest.mark.reference
 TOWERS = {  # in diffusers' conversion: the component, the prefix, and whether OpenCLIP's names follow
@@ -74,3 +91,43 @@ def test_versions_are_those_of_diffusers(version):
     mark = theirs.CHECKPOINT_KEY_NAMES[names[version]]
     assert theirs.infer_diffusers_model_type({**arrays, mark: np.zeros(shape)}) == names[version]
     assert single_file.detect(arrays) == version
+
+
+def settled(arrays):
+    """Weights that leave the size of features as it is, wider where a prompt comes in and narrower at the picture."""
+
+    def settle(name, x):
+        if x.ndim < 2:
+            return (1 if name.endswith("weight") else 0) + 0.1 * x
+        scale = 2.0 if "attn2" in name or "label_emb" in name else 0.6 if "decoder.conv_out" in name else 1.0
+        fan_in = 1 if "embedding" in name else x[0].size
+        return (scale * fan_in**-0.5 * x).astype(np.float32)
+
+    return {name: np.asarray(settle(name, x), np.float32) for name, x in arrays.items()}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn.t accept a copy:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:prompt of:UserWarning")
+@pytest.mark.parametrize("version", ["1", "2", "xl"])
+def test_a_file_draws_what_diffusers_draws_of_it(tmp_path, version):
+    import diffusers
+
+    arrays = settled(state(version, np.random.default_rng(2), VOCABULARY, LENGTH))
+    safetensors.write_file(tmp_path / "x.safetensors", arrays)
+    for name, pad in {"tokenizer": "!" if version == "2" else "<|endoftext|>", "tokenizer_2": "!"}.items():
+        clip_tokenizer(tmp_path / name, pad)
+    ours = fmzoo.load(tmp_path / "x.safetensors")
+    fmzoo.save(ours, tmp_path / "configs", format="diffusers")
+    cls = diffusers.StableDiffusionXLPipeline if version == "xl" else diffusers.StableDiffusionPipeline
+    theirs = cls.from_single_file(str(tmp_path / "x.safetensors"), config=str(tmp_path / "configs"))
+    theirs.set_progress_bar_config(disable=True)
+    latents = np.random.default_rng(5).standard_normal((1, SIZE[0] // 2, SIZE[1] // 2, 4)).astype(np.float32)
+    latents = np.repeat(latents, len(PROMPTS), axis=0)
+    needed = draw_reference(theirs, latents)
+    assert min(picture.std() for picture in needed) > CONTRAST
+    assert difference(*needed) > CONTRAST
+    drawn = images(
+        ours, PROMPTS, jax.random.key(0), solver=ours.config.solver, steps=STEPS, guidance_scale=SCALE,
+        negative=NEGATIVE, latents=latents,
+    )  # fmt: skip
+    assert difference(drawn, needed) <= TOLERANCE
