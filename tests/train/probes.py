@@ -10,6 +10,7 @@ from fmzoo.diffusion import Process
 from fmzoo.objectives import Objective, example_keys, weighted_mean
 
 ROWS, LENGTH, VOCAB = 8, 12, 32
+SMALLEST = {"num_layers": 1, "layers": "unrolled", "position": "none", "mlp__gated": False}
 
 
 class Probe(NamedTuple):
@@ -159,4 +160,14 @@ def low_rank() -> Probe:
     return Probe(objective, adapters, {"base": base}, text_batch())
 
 
-PROBES = {f.__name__: f for f in (next_token, denoiser, two_terms, preference, prepared, low_rank)}
+def experts() -> Probe:
+    """A mixture whose balance loss multiplies two means over the whole batch; some rows count in no router."""
+    module = decoder(experts=models.ExpertsConfig(4, 2, 8), dropout=0.0)
+    objective = objectives.next_token(module, balance=2.0, router_z=0.1)
+    batch = text_batch()
+    segments = (jnp.arange(LENGTH)[None] < jnp.arange(5, 5 + ROWS)[:, None]).astype(jnp.int32)
+    batch |= {"segment_ids": segments, "weights": batch["weights"] * segments * (jnp.arange(ROWS) != 3)[:, None]}
+    return Probe(objective, params_of(module), {}, batch, {"router_z": 0.5})
+
+
+PROBES = {f.__name__: f for f in (next_token, denoiser, two_terms, preference, prepared, low_rank, experts)}
