@@ -1,5 +1,5 @@
 """The smallest runs of images and of an autoencoder, and a process of one that takes its time: `python -m` with its
-name and its folder."""
+name, its folder, and the seconds that each batch waits."""
 
 import dataclasses
 import sys
@@ -58,6 +58,7 @@ def slow_down(seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    name, folder, seconds = sys.argv[1:]
     leave_out_reports()
-    slow_down(0.05)
-    run(*sys.argv[1:])
+    slow_down(float(seconds))
+    run(name, folder)
