@@ -2,10 +2,11 @@
 
 from fmzoo.prompts.few_shot import Example, choose_at_random, choose_nearest, with_examples
 from fmzoo.prompts.reasoning import Vote, final_answer, self_consistency, think_aloud
-from fmzoo.prompts.tasks import answer_from, extract_as, summarize_in, write_about
+from fmzoo.prompts.tasks import Messages, answer_from, extract_as, summarize_in, write_about
 
 __all__ = [
     "Example",
+    "Messages",
     "Vote",
     "answer_from",
     "choose_at_random",
