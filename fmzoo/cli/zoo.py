@@ -1,0 +1,82 @@
+"""Commands about models: what they are, which there are, and into another format."""
+
+import dataclasses
+import sys
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from fmzoo.cli.starting import Source, start_computing
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Says what a model is and what it costs, without its weights."""
+
+    source: Source  # a run folder, a folder in the format of transformers, or a name of the zoo
+
+    def run(self) -> None:
+        """Prints the figures, then the config field by field."""
+        from fmzoo.stages.describe import describe
+
+        found = describe(self.source)
+        context, flops = f"{found.config.context_length:,} tokens", (found.forward_flops, found.training_flops)
+        active = f", {found.active:,} for one token" if found.active < found.parameters else ""
+        rows = {
+            "source": found.source,
+            "parameters": f"{found.parameters:,}" + active,
+            "FLOPs a token": f"{flops[0]:,.0f} forward, {flops[1]:,.0f} in training, at {context}",
+            "cache": f"{found.cache_bytes:,} bytes for a sequence of {context} in {found.config.dtype}",
+            "memory": f"{found.weight_bytes:,} bytes of float32 weights; {found.training_bytes:,} to train with Adam, "
+            "activations on top",
+        }  # fmt: skip
+        if found.steps:
+            rows["checkpoints"] = ", ".join(map(str, found.steps))
+        for name, value in {**rows, **dict(_fields(found.config, "model."))}.items():
+            print(f"{name:<36} {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Writes a model in another format, into a new folder or, for GGUF, a new file."""
+
+    source: Source  # whatever loads: a run folder, a path, or a name of the zoo
+    folder: Positional[Annotated[str, arg(metavar="FOLDER")]]  # that is not there yet; NAME.gguf is a file
+    format: str = "huggingface"  # or diffusers (of systems that draw), gguf, gguf-q8_0, gguf-f32
+    dtype: str = "float32"  # what the parameters are held and, but for gguf, written in
+
+    def run(self) -> None:
+        """Converts."""
+        start_computing()
+        from fmzoo.pretrained import check_format, load, save
+
+        check_format(self.format)
+        save(load(self.source, self.dtype), self.folder, self.format)
+        print(f"{self.folder} is written")
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+    """Lists the published systems that have a name here."""
+
+    def run(self) -> None:
+        """Prints a table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from fmzoo import zoo
+
+        table = Table("name", "parameters", "system", "public", box=None, header_style="bold")
+        table.columns[1].justify = "right"
+        for entry in map(zoo.entry, zoo.names()):
+            table.add_row(entry.name, f"{entry.parameters:,}", entry.system, entry.public)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _fields(config: Any, prefix: str) -> list[tuple[str, Any]]:
+    """Every field of nested dataclasses with its path as an option."""
+    found = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        found += _fields(value, f"{name}.") if dataclasses.is_dataclass(value) else [(name, value)]
+    return found
