@@ -14,7 +14,8 @@ Run in an environment of its own, from the root of the repository (a minute on o
 The Flax U-Net has 32 groups in every group norm, so that 32 channels are the fewest there can be; its weights are
 stored in bfloat16. Its GEGLU takes the tanh approximation of GELU where torch's takes the exact one: what it says is
 recorded with the exact one, with which the published weights were trained. The Flax Mistral sees one key more than its
-window where torch's sees as many: what it says is recorded for a sequence shorter than the window.
+window where torch's sees as many: what it says is recorded for a sequence shorter than the window. The Flax Llama turns
+by a theta of 10,000 whatever its config says, so that is what its config says here.
 """
 
 import functools
@@ -77,7 +78,7 @@ MODELS = {
     "gpt2": ("GPT2", GPT | {"n_head": 4}),
     "gptj": ("GPTJ", GPT | {"n_head": 2, "rotary_dim": 4, "tie_word_embeddings": False}),
     "opt": ("OPT", OPT),
-    "llama": ("Llama", LLAMA | {"rope_theta": 500.0}),
+    "llama": ("Llama", LLAMA),
     "gemma": ("Gemma", LLAMA | {"head_dim": 12, "hidden_activation": "gelu_pytorch_tanh"}),
     "mistral": ("Mistral", LLAMA | {"sliding_window": 16}),
 }
@@ -89,9 +90,8 @@ def random_like(params: dict, rng: np.random.Generator) -> dict:
 
     def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
         noise = rng.standard_normal(shape)
-        values = {"scale": 1 + 0.2 * noise, "weight": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(
-            path[-1], noise * np.prod(shape[:-1]) ** -0.5
-        )
+        kernel, near_one, near_zero = noise * np.prod(shape[:-1]) ** -0.5, 1 + 0.2 * noise, 0.2 * noise
+        values = {"scale": near_one, "weight": near_one, "bias": near_zero}.get(path[-1], kernel)
         return jnp.asarray(values, jnp.bfloat16).astype(jnp.float32)
 
     return unflatten_dict({path: draw(path, leaf.shape) for path, leaf in flatten_dict(params).items()})

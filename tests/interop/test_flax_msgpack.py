@@ -146,6 +146,56 @@ def as_flax(tensors):
     return tree
 
 
+MODELS = ("gpt2", "gptj", "opt", "llama", "gemma", "mistral")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_language_model_computes_what_its_flax_class_computed(name):
+    model, recorded = fmzoo.load(LEGACY / name), dict(np.load(LEGACY / f"{name}.npz"))
+    found = jax.jit(model.module.apply)({"params": model.params}, recorded["tokens"])
+    assert recorded["logits"].std() > 0.3
+    np.testing.assert_allclose(found, recorded["logits"], atol=2e-5, rtol=2e-5)
+    again = {"params": jax.tree.map(lambda x: x, model.params) | {"embed": np.roll(model.params["embed"], 1, axis=0)}}
+    assert np.abs(model.module.apply(again, recorded["tokens"]) - recorded["logits"]).max() > 0.1
+
+
+def test_half_of_the_numbers_stay_what_they_were():
+    stored = flax_msgpack.read_folder(LEGACY / "gemma")["model.norm.weight"]
+    assert stored.dtype.name == "bfloat16"
+    np.testing.assert_array_equal(fmzoo.load(LEGACY / "gemma").params["final_norm"]["scale"], stored.astype(np.float32))
+
+
+def test_shards_that_do_not_fit_their_index_are_refused(tmp_path):
+    files = sorted(path for path in (LEGACY / "llama").iterdir())
+    index = json.loads((LEGACY / "llama" / flax_msgpack.INDEX).read_text())
+    names = list(index["weight_map"])
+    assert len(set(index["weight_map"].values())) > 2
+    other = {names[0]: index["weight_map"][names[-1]]}
+    gone = {name: file.replace("-00003-", "-99999-") for name, file in index["weight_map"].items()}
+    for number, (change, sentence) in enumerate(
+        [
+            ({"weight_map": index["weight_map"] | other}, "and its index disagree on"),
+            ({"weight_map": index["weight_map"] | {names[0]: "../x.msgpack"}}, "a msgpack file in the same folder"),
+            ({"weight_map": gone}, "flax_model-99999-of-00003.msgpack cannot be read"),
+            ({"weight_map": [names[0]]}, "has no weight_map of names to files"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for path in files:
+            (folder / path.name).write_bytes(path.read_bytes())
+        (folder / flax_msgpack.INDEX).write_text(json.dumps(change))
+        with pytest.raises(InputError, match=sentence):
+            fmzoo.load(folder)
+
+
+def test_safetensors_are_taken_before_flax(tmp_path):
+    model = fmzoo.load(LEGACY / "opt")
+    fmzoo.save(model, tmp_path / "both")
+    (tmp_path / "both" / TEXT_WEIGHTS).write_bytes(b"no msgpack")
+    jax.tree.map(np.testing.assert_array_equal, fmzoo.load(tmp_path / "both").params, model.params)
+
+
 NUMBERED = "down_blocks|up_blocks|resnets|attentions|transformer_blocks|downsamplers|upsamplers|net|to_out"
 
 
