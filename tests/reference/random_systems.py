@@ -118,7 +118,7 @@ def t5_tokenizer():
     return transformers.T5TokenizerFast(vocab=vocabulary, extra_ids=0)
 
 
-def stable_diffusion_3(family, folder):
+def stable_diffusion_3(family, folder, channels=6):
     import diffusers
     import transformers
 
@@ -128,12 +128,14 @@ def stable_diffusion_3(family, folder):
     )  # fmt: skip
     return diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
-            sample_size=8, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=3,
-            joint_attention_dim=40, caption_projection_dim=24, pooled_projection_dim=24, pos_embed_max_size=8,
+            sample_size=8, in_channels=channels, out_channels=channels, num_layers=2, attention_head_dim=8,
+            num_attention_heads=3, joint_attention_dim=40, caption_projection_dim=24, pooled_projection_dim=24, pos_embed_max_size=8,
             qk_norm="rms_norm",
         ),
         scheduler=scheduler(family),
-        vae=autoencoder(16, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
+        vae=autoencoder(
+            channels, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5
+        ),
         text_encoder=tower(12, "quick_gelu", 10),
         text_encoder_2=tower(20, "gelu", 14),
         text_encoder_3=transformers.T5EncoderModel(t5),

@@ -123,8 +123,8 @@ def test_image_to_image(pairs, monkeypatch, family, solver, strength):
     pair = pairs(family)
     theirs = pair.draw_reference("Img2Img", solver, monkeypatch, strength=strength)
     same(pair.draw(solver, image=IMAGE, strength=strength), theirs)
-    other = 255 - IMAGE
-    assert difference(pair.draw(solver, image=other, strength=strength), theirs) > CONTRAST
+    other = pair.draw(solver, image=255 - IMAGE, strength=strength)
+    assert difference(other, theirs) > 2 * TOLERANCE  # at strength 1 little is left of the image
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_image_to_image(pairs, monkeypatch, family, solver, strength):
         ("sd1", "heun", 0.6),
         ("sd2", "unipc", 1.0),
         ("sdxl", "euler", 0.6),
-        ("sd3", "flow-euler", 1.0),
+        ("sd3", "flow-euler", 0.6),
     ],
 )
 def test_a_mask_with_a_network_that_reads_none(pairs, monkeypatch, family, solver, strength):
-    pair = pairs(family)
+    pair = pairs(family, **({"channels": 16} if family == "sd3" else {}))  # of which diffusers' pipeline is certain
     theirs = pair.draw_reference("Inpaint", solver, monkeypatch, strength=strength)
     same(pair.draw(solver, image=IMAGE, mask=MASK, strength=strength), theirs)
 
