@@ -129,8 +129,8 @@ def stable_diffusion_3(family, folder, channels=6):
     return diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=8, in_channels=channels, out_channels=channels, num_layers=2, attention_head_dim=8,
-            num_attention_heads=3, joint_attention_dim=40, caption_projection_dim=24, pooled_projection_dim=24, pos_embed_max_size=8,
-            qk_norm="rms_norm",
+            num_attention_heads=3, joint_attention_dim=40, caption_projection_dim=24, pooled_projection_dim=24,
+            pos_embed_max_size=8, qk_norm="rms_norm",
         ),
         scheduler=scheduler(family),
         vae=autoencoder(
