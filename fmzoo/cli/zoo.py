@@ -1,6 +1,7 @@
 """Commands about models: what they are, which there are, and into another format."""
 
 import dataclasses
+import os
 import sys
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ class Info:
         """Prints the figures, then the config field by field."""
         from fmzoo.stages.describe import describe
 
+        if said := _system(self.source):
+            print(said)
+            return
         found = describe(self.source)
         context, flops = f"{found.config.context_length:,} tokens", (found.forward_flops, found.training_flops)
         active = f", {found.active:,} for one token" if found.active < found.parameters else ""
@@ -70,7 +74,23 @@ class Zoo:
         table.columns[1].justify = "right"
         for entry in map(zoo.entry, zoo.names()):
             table.add_row(entry.name, f"{entry.parameters:,}", entry.system, entry.public)
+        for system in map(zoo.system, zoo.system_names()):
+            table.add_row(system.name, "", system.title, system.public)
+            for drawing in system.drawings:
+                table.add_row(drawing.name, f"{drawing.parameters:,}", system.title, system.public)
         Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _system(source: str) -> str | None:
+    """What is known of a named system or of a model that draws; a path of the same name goes before."""
+    from fmzoo import zoo
+    from fmzoo.stages.system_pages import describe_drawing, page
+
+    if os.path.exists(source):
+        return None
+    if source in zoo.system_names():
+        return page(source)
+    return describe_drawing(source) if source in zoo.drawings() else None
 
 
 def _fields(config: Any, prefix: str) -> list[tuple[str, Any]]:

@@ -1,17 +1,52 @@
 """Published systems by name: their configs, where each figure comes from, what is public and what is assumed."""
 
-from fmzoo.zoo import bloom, deepseek, gemma, gpt2, gptj, llama, mixture, olmo, opt, phi, pythia, qwen, smollm, xglm
+from fmzoo.zoo import (
+    anthropic,
+    bloom,
+    deepseek,
+    gemma,
+    gpt2,
+    gptj,
+    image_systems,
+    jurassic,
+    language_systems,
+    llama,
+    mixture,
+    olmo,
+    opt,
+    phi,
+    pythia,
+    qwen,
+    smollm,
+    xglm,
+)
+from fmzoo.zoo.language_systems import CONSTITUTIONAL_RECIPE, HHH_RECIPE, llama2_recipe
 from fmzoo.zoo.registry import Entry, entry, names, register
+from fmzoo.zoo.systems import Drawing, Fact, Part, Stage, System, count_part, drawings, system, system_names
 
 __all__ = [
+    "CONSTITUTIONAL_RECIPE",
+    "Drawing",
     "Entry",
+    "Fact",
+    "HHH_RECIPE",
+    "Part",
+    "Stage",
+    "System",
+    "anthropic",
     "bloom",
+    "count_part",
     "deepseek",
+    "drawings",
     "entry",
     "gemma",
     "gpt2",
     "gptj",
+    "image_systems",
+    "jurassic",
+    "language_systems",
     "llama",
+    "llama2_recipe",
     "mixture",
     "names",
     "olmo",
@@ -21,5 +56,7 @@ __all__ = [
     "qwen",
     "register",
     "smollm",
+    "system",
+    "system_names",
     "xglm",
 ]
