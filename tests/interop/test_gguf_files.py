@@ -343,7 +343,8 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_the_command_converts_and_speaks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "start_computing", lambda: None)
+    for module in ("text", "zoo", "starting"):
+        monkeypatch.setattr(f"fmzoo.cli.{module}.start_computing", lambda: None)
     template = "{% for m in messages %}<bos>{{ m['content'] }}{% endfor %}"
     fmzoo.save(pretrained(LLAMA, ByteTokenizer(), chat_template=template), tmp_path / "a.gguf", "gguf-f32")
     assert cli.main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "--format", "gguf-q8_0"]) == 0
