@@ -33,7 +33,7 @@ for _size, _figures in SIZES.items():
             config=functools.partial(jurassic1, _size),
             parameters=_figures[-1],
             sources=(
-                "width, layers, heads: the whitepaper, table 1",
+                "width, layers, heads: the whitepaper, table 1 (width and heads recalled; they give the count)",
                 "context, vocabulary: AI21's page on the Jurassic-1 models",
                 f"parameters: counted from the shapes; {_size.upper()} is published",
             ),
