@@ -6,8 +6,8 @@ __version__ = "0.1.0"
 
 _LAZY = {"load": "fmzoo.pretrained", "save": "fmzoo.pretrained", "Pretrained": "fmzoo.models"}
 _ROOMS = (
-    "data", "diffusion", "evals", "generate", "interop", "models", "objectives", "parallel", "prompts", "stages", "text",
-    "train", "zoo",
+    "data", "diffusion", "evals", "generate", "interop", "models", "objectives", "parallel", "prompts", "stages",
+    "text", "train", "zoo",
 )  # fmt: skip
 
 
