@@ -11,8 +11,8 @@ Claim, in four parts, each judged over three seeds by the 95 % interval of the m
 
     python experiments/guidance_tradeoff.py --workdir tradeoff --runs small-digits
 
-``--runs`` holds the three denoisers, trained there if they are not yet. Hardware: one CPU core, about six minutes
-for the three and three for the rest. Writes ``guidance.png`` and ``report.md``; what is measured is kept in
+``--runs`` holds the three denoisers, trained there if they are not yet. Hardware: one CPU core, about ten minutes
+for the three and two for the rest. Writes ``guidance.png`` and ``report.md``; what is measured is kept in
 ``figures.jsonl``, so that a run that was stopped goes on.
 """
 

@@ -1,7 +1,7 @@
 """Three small denoisers of the digits, one a seed, and what judges the digits that they draw.
 
 Not an experiment: what `guidance_tradeoff` and `solvers_and_steps` share. A denoiser is a run of ``fmzoo pretrain
-digits``, narrower than the preset; it is trained once, about two minutes on one core, and found again in its folder.
+digits``, narrower than the preset; it is trained once, about three minutes on one core, and found again in its folder.
 """
 
 import dataclasses

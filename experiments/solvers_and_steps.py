@@ -11,7 +11,7 @@ Claim, in five parts, each judged over three seeds by the 95 % interval of the m
 
     python experiments/solvers_and_steps.py --workdir solvers --runs small-digits
 
-``--runs`` holds the three denoisers, trained there if they are not yet. Hardware: one CPU core, about six minutes for
+``--runs`` holds the three denoisers, trained there if they are not yet. Hardware: one CPU core, about ten minutes for
 the three and seven for the rest. Writes ``solvers.png``, ``solution.png`` and ``report.md``; what is measured is
 kept in ``figures.jsonl``, so that a run that was stopped goes on.
 
