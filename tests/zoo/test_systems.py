@@ -21,7 +21,7 @@ def test_all_eight_have_the_page_that_is_written():
         assert (PAGES / f"{name}.md").read_text() == page(name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_every_figure_has_its_source(name):
     system = zoo.system(name)
     assert all(fact.what and fact.value and fact.source for fact in system.facts)
