@@ -16,22 +16,18 @@ for the three and two for the rest. Writes ``guidance.png`` and ``report.md``; w
 ``figures.jsonl``, so that a run that was stopped goes on.
 """
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from small_digits import (
-    HOLDS,
-    SEEDS,
     Judge,
     Results,
-    config,
     denoisers,
     interval,
     is_positive,
+    main,
     make_judge,
     markdown,
     measured,
@@ -41,7 +37,6 @@ from small_digits import (
 
 from fmzoo import generate, train
 from fmzoo.models import Pretrained
-from fmzoo.parallel.allocator import keep_heap
 from fmzoo.stages import PretrainImagesConfig
 from fmzoo.stages.plots import COLORS, save_figure
 
@@ -132,17 +127,5 @@ As many training digits are {judge.of_training_digits:.3f} from the held-out one
     return said
 
 
-def main() -> None:
-    """Parses and runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True, help="where the three denoisers are, or shall be")
-    given = parser.parse_args()
-    keep_heap()
-    said = run([config(seed) for seed in SEEDS], given.runs, given.workdir)
-    print(json.dumps(said, indent=2))
-    raise SystemExit(0 if set(said.values()) == {HOLDS} else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run)

@@ -4,6 +4,7 @@ Not an experiment: what `guidance_tradeoff` and `solvers_and_steps` share. A den
 digits``, narrower than the preset; it is trained once, about three minutes on one core, and found again in its folder.
 """
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from scipy.special import stdtrit
 
 from fmzoo import data, evals, train
 from fmzoo.models import Pretrained
+from fmzoo.parallel.allocator import keep_heap
 from fmzoo.pretrained import load
 from fmzoo.stages import IMAGE_PRESETS, PretrainImagesConfig, pretrain_images
 from fmzoo.stages.feature_networks import gather, train_classifier
@@ -146,3 +148,20 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def main(doc: str, run: Callable[[Sequence[PretrainImagesConfig], Path, Path], dict[str, str]]) -> None:
+    """The command line of an experiment; it exits with 0 if every part of the claim holds, and else with 1.
+
+    Args:
+      doc: of the experiment's file.
+      run: ``(configs, runs, workdir) -> verdicts`` by part: trains what ``runs`` lacks, and writes into ``workdir``.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="where the three denoisers are, or shall be")
+    given = parser.parse_args()
+    keep_heap()
+    said = run([config(seed) for seed in SEEDS], given.runs, given.workdir)
+    print(json.dumps(said, indent=2))
+    raise SystemExit(0 if set(said.values()) == {HOLDS} else 1)

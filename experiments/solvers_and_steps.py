@@ -20,10 +20,8 @@ Heun's method two a step and one in the last, PLMS one more than it has steps. T
 DPM-Solver++(2M); how far Heun's method with 199 evaluations is from it says how well it is known.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from small_digits import (
-    HOLDS,
     SEEDS,
     Judge,
     Results,
-    config,
     denoisers,
     interval,
     is_positive,
     keys,
+    main,
     make_judge,
     markdown,
     measured,
@@ -52,7 +49,6 @@ from fmzoo import diffusion, train
 from fmzoo.generate.conditions import encode
 from fmzoo.models import Pretrained
 from fmzoo.models.denoiser import denoise
-from fmzoo.parallel.allocator import keep_heap
 from fmzoo.stages import PretrainImagesConfig
 from fmzoo.stages.plots import COLORS, save_figure
 
@@ -206,17 +202,5 @@ def run(configs: Sequence[PretrainImagesConfig], runs: Path, workdir: Path) -> d
     return said
 
 
-def main() -> None:
-    """Parses and runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True, help="where the three denoisers are, or shall be")
-    given = parser.parse_args()
-    keep_heap()
-    said = run([config(seed) for seed in SEEDS], given.runs, given.workdir)
-    print(json.dumps(said, indent=2))
-    raise SystemExit(0 if set(said.values()) == {HOLDS} else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run)
