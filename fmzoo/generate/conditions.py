@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmzoo.errors import InputError
-from fmzoo.generate.pictures import Shape
+from fmzoo.generate.pictures import Shape, rows_of
 from fmzoo.models import Pretrained
 from fmzoo.models.denoiser import class_count, needed_conditions
 from fmzoo.models.text_to_image import encode_prompts
@@ -21,7 +21,11 @@ AESTHETIC = 6.0, 2.5  # scores that SDXL's refiner is told of a picture, and of 
 
 
 def conditions_of(
-    pretrained: Pretrained, prompts: Sequence[Any], negative: str | Sequence[str] | None, shape: Shape
+    pretrained: Pretrained,
+    prompts: Sequence[Any],
+    negative: str | Sequence[str] | None,
+    shape: Shape,
+    time_ids: Any = None,
 ) -> tuple[Conditions, Conditions]:
     """What leads towards the prompts, and what guidance leads away from; both empty for a model that is told nothing.
 
@@ -30,9 +34,11 @@ def conditions_of(
       prompts: texts, or numbers of classes.
       negative: texts; None is the empty one, or no class.
       shape: of the pictures, which SDXL is told.
+      time_ids: what it is told in place of that, see `sizes_told`.
 
     Raises:
-      InputError: a prompt is neither a text nor a class, or there are not as many negatives as prompts.
+      InputError: a prompt is neither a text nor a class, there are not as many negatives as prompts, or the time_ids do
+        not fit.
     """
     config, count = pretrained.config, len(prompts)
     needed = needed_conditions(config.denoiser)
@@ -49,10 +55,32 @@ def conditions_of(
         away["label"] = jnp.full(count, classes, jnp.int32)
     if "time_ids" in needed:
         numbers = (config.denoiser.added_dim - told["pooled"].shape[-1]) // config.denoiser.added_number_dim
-        for conditions, score in ((told, AESTHETIC[0]), (away, AESTHETIC[1])):
-            sizes = [shape.height, shape.width, 0, 0, *((shape.height, shape.width) if numbers == 6 else (score,))]
-            conditions["time_ids"] = jnp.tile(jnp.asarray(sizes, jnp.float32), (count, 1))
+        told["time_ids"], away["time_ids"] = sizes_told(time_ids, numbers, shape, count)
+    elif time_ids is not None:
+        raise InputError("time_ids are given and the model is told no sizes; None is needed")
     return told, away
+
+
+def sizes_told(time_ids: Any, numbers: int, shape: Shape, count: int) -> tuple[Array, Array]:
+    """What SDXL is told of sizes ``[B, n]`` and what is led away from: the same, but for the score of a refiner.
+
+    Args:
+      time_ids: ``[n]`` for all pictures or ``[B, n]``: original height and width, top and left of the crop, and target
+        height and width, or a refiner's score; None is the pictures' own size and no crop.
+      numbers: n, 6 or a refiner's 5.
+      shape: of the pictures.
+      count: B.
+
+    Raises:
+      InputError: they have another shape or are no finite numbers.
+    """
+    size, scored = (shape.height, shape.width), numbers == 5
+    given = (*size, 0, 0, *(AESTHETIC[:1] if scored else size)) if time_ids is None else time_ids
+    rows = rows_of("time_ids", given, str(numbers), count)
+    if rows.dtype.kind not in "iuf" or not np.isfinite(rows).all():
+        raise InputError(f"time_ids are {str(time_ids)[:60]}; {numbers} finite numbers are needed")
+    told = jnp.asarray(rows, jnp.float32)
+    return told, told.at[:, -1].set(AESTHETIC[1]) if scored else told
 
 
 def encode(pretrained: Pretrained, prompts: Sequence[str], empty: bool = False) -> Conditions:

@@ -33,6 +33,7 @@ def images(
     image: np.ndarray | None = None,
     strength: float = 0.8,
     mask: np.ndarray | None = None,
+    time_ids: Sequence[float] | np.ndarray | None = None,
     guidance_rescale: float = 0.0,
     guidance_interval: tuple[float, float] | None = None,
     example_ids: Sequence[int] | None = None,
@@ -61,6 +62,9 @@ def images(
         share are taken, as in diffusers; with a mask and 1 nothing is left of the picture but what the mask spares.
       mask: ``[B, H, W]`` or ``[H, W]``, not 0 where ``image`` is to be drawn anew. A denoiser with channels for mask
         and masked picture is given those; with any other the rest of the picture, noised, is put back after each step.
+      time_ids: what SDXL is told of sizes, ``[6]`` or ``[B, 6]``: original height and width, top and left of the crop,
+        target height and width (of a refiner's five the last is the aesthetic score); None is a whole picture of the
+        size drawn.
       guidance_rescale: share of the result brought back to the conditional output's deviation (arXiv 2305.08891).
       guidance_interval: noise levels (sigma / alpha) between which guidance applies; None is all (arXiv 2404.07724).
       example_ids: a number for each prompt that its key is folded with; None is its place in the list.
@@ -82,7 +86,7 @@ def images(
     shape = shape_of(config, size, latents, image)
     check_channels(config, shape.channels, mask is not None)
     keys = keys_of(key, len(prompts), example_ids)
-    told, away = conditions_of(pretrained, prompts, negative, shape)
+    told, away = conditions_of(pretrained, prompts, negative, shape, time_ids)
     params = pretrained.params if mesh is None else parallel.place(pretrained.params, mesh, move=False)
     rows = Rows(
         keys=jax.vmap(jax.random.fold_in, (0, None))(keys, 1),

@@ -77,27 +77,38 @@ def read_known(config: Any, params: Any, image: Any, mask: Any, count: int, shap
     """
     if image is None:
         raise InputError("mask is given and image is None; the image that it is a mask of is needed")
-    pictures = jnp.broadcast_to(to_unit(image, config, shape), (count, shape.height, shape.width, _colours(config)))
+    size = f"{shape.height} {shape.width}"
+    pictures = to_unit(rows_of("image", image, f"{size} 3", count), config)
     known = {"clean": _encode(config, params, pictures)}
     if mask is None:
         return known
-    mask = np.asarray(mask)
-    require("mask", mask, f"... {shape.height} {shape.width}")
-    whole = jnp.broadcast_to((mask != 0).astype(np.float32), (count, shape.height, shape.width))[..., None]
+    whole = jnp.asarray(rows_of("mask", mask, size, count) != 0, jnp.float32)[..., None]
     small = whole[:, :: shape.factor, :: shape.factor]
     if config.denoiser.in_channels == 2 * shape.channels + 1:
         return known | {"extra": jnp.concatenate([small, _encode(config, params, pictures * (whole < 0.5))], axis=-1)}
     return known | {"mask": small}
 
 
-def to_unit(image: Any, config: Any, shape: Shape) -> Array:
-    """A picture of 8 bits ``[..., H, W, 3]`` in [-1, 1] and in the model's colours.
+def rows_of(name: str, given: Any, shape: str, count: int) -> np.ndarray:
+    """What is given once for all pictures, or for each, as ``count`` rows of a shape.
 
     Raises:
-      InputError: it has another shape or dtype.
+      InputError: it has another shape, or another number of rows.
     """
-    image = np.asarray(image)
-    require("image", image, f"... {shape.height} {shape.width} 3")
+    given = np.asarray(given)
+    require(name, given, f"... {shape}")
+    own = len(shape.split())
+    if given.shape[:-own] not in ((), (1,), (count,)):
+        raise InputError(f"{name} has shape {given.shape} for {count} prompts; one, or one for each, is needed")
+    return np.broadcast_to(given, (count, *given.shape[-own:]))
+
+
+def to_unit(image: np.ndarray, config: Any) -> Array:
+    """Pictures of 8 bits ``[..., 3]`` in [-1, 1] and in the model's colours.
+
+    Raises:
+      InputError: they have another dtype.
+    """
     if image.dtype != np.uint8:
         raise InputError(f"image is {image.dtype}; uint8 from 0 to 255 is needed")
     unit = jnp.asarray(image, jnp.float32) / 127.5 - 1

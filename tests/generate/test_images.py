@@ -8,7 +8,9 @@ import pytest
 from fmzoo import generate, parallel
 from fmzoo.diffusion import SOLVERS, Process
 from fmzoo.errors import InputError
+from fmzoo.generate.conditions import sizes_told
 from fmzoo.generate.image_sampling import draw
+from fmzoo.generate.pictures import Shape
 from fmzoo.models import Pretrained
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
@@ -175,11 +177,27 @@ def test_text_leads_and_a_negative_leads_away(words):
         ({"mask": np.zeros((8, 8))}, "image is None"),
         ({"negative": "a dog"}, "reads no text"),
         ({"example_ids": [1, 2]}, "2 numbers for 1 prompts"),
+        ({"time_ids": [8, 8, 0, 0, 8, 8]}, "told no sizes"),
+        ({"prompts": [0, 1], "image": np.zeros((3, 8, 8, 3), np.uint8)}, r"shape \(3, 8, 8, 3\) for 2 prompts"),
     ],
 )
 def test_what_does_not_fit_is_refused(classes, settings, sentence):
     with pytest.raises(InputError, match=sentence):
         take(classes, **{"prompts": [0], **settings})
+
+
+def test_sizes_are_told_once_or_for_each():
+    shape, each = Shape(8, 12, 2, 4), np.arange(12).reshape(2, 6)
+    for given, expected in ((None, [[8, 12, 0, 0, 8, 12]] * 2), (each[0], [each[0]] * 2), (each, each)):
+        for rows in sizes_told(given, 6, shape, 2):
+            np.testing.assert_array_equal(rows, expected)
+    for given, size, score in ((None, [8, 12, 0, 0], 6.0), ([9, 9, 1, 2, 4.5], [9, 9, 1, 2], 4.5)):
+        told, away = sizes_told(given, 5, shape, 2)
+        np.testing.assert_array_equal(told, [[*size, score]] * 2)
+        np.testing.assert_array_equal(away, [[*size, 2.5]] * 2)
+    for given, sentence in ((each[:, :5], "6"), (np.tile(each, (2, 1)), "2 prompts"), ([np.nan] * 6, "finite")):
+        with pytest.raises(InputError, match=sentence):
+            sizes_told(given, 6, shape, 2)
 
 
 def test_text_models_refuse_numbers_and_sizes_between(words):
