@@ -25,15 +25,12 @@ from small_digits import (
     Judge,
     Results,
     denoisers,
-    interval,
-    is_positive,
     main,
     make_judge,
-    markdown,
     measured,
     quality,
-    whole,
 )
+from verdicts import interval, is_positive, markdown, whole
 
 from fmzoo import generate, train
 from fmzoo.models import Pretrained

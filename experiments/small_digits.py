@@ -7,13 +7,13 @@ digits``, narrower than the preset; it is trained once, about three minutes on o
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.special import stdtrit
+from verdicts import HOLDS
 
 from fmzoo import data, evals, train
 from fmzoo.models import Pretrained
@@ -25,7 +25,6 @@ from fmzoo.stages.feature_networks import gather, train_classifier
 SEEDS = (0, 1, 2)
 FRAMING = data.Framing(8, 8, 1)
 Results = dict[str, dict[tuple, np.ndarray]]  # by figure and cell, a value a seed
-HOLDS, OPEN, FAILS = "holds", "is not decided", "FAILS"
 
 
 class Judge(NamedTuple):
@@ -120,34 +119,9 @@ def measured(
     }
 
 
-def interval(values: Sequence[float]) -> evals.Interval:
-    """The mean over seeds, and Student's 95 % interval of it: with three seeds 2.5 deviations to either side."""
-    values = np.asarray(values, np.float64)
-    half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
-    return evals.Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
-
-
-def is_positive(differences: Sequence[float]) -> str:
-    """Whether a difference, a value a seed, is above 0: it holds, it fails, or 0 lies within its interval."""
-    _, low, high = interval(differences)
-    return HOLDS if low > 0 else FAILS if high < 0 else OPEN
-
-
-def whole(verdicts: Mapping[str, str]) -> str:
-    """What verdicts of the parts say of a claim."""
-    parts = set(verdicts.values())
-    return HOLDS if parts == {HOLDS} else FAILS if HOLDS not in parts else "holds in part"
-
-
 def keys(seed: int, count: int) -> jax.Array:
     """A key for each row."""
     return jax.random.split(jax.random.key(seed), count)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def main(doc: str, run: Callable[[Sequence[PretrainImagesConfig], Path, Path], dict[str, str]]) -> None:

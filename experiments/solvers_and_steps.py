@@ -34,16 +34,13 @@ from small_digits import (
     Judge,
     Results,
     denoisers,
-    interval,
-    is_positive,
     keys,
     main,
     make_judge,
-    markdown,
     measured,
     quality,
-    whole,
 )  # fmt: skip
+from verdicts import interval, is_positive, markdown, whole
 
 from fmzoo import diffusion, train
 from fmzoo.generate.conditions import encode

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small_digits
 import solvers_and_steps
+import verdicts
 
 from fmzoo import diffusion
 from fmzoo.diffusion import Process
@@ -85,9 +86,9 @@ def test_solvers_as_published_hold_and_each_part_can_fail():
 
 
 def test_a_difference_within_its_interval_decides_nothing():
-    assert small_digits.is_positive([0.3, 0.1, -0.1]) == "is not decided"
-    assert small_digits.whole({"a": "holds", "b": "is not decided"}) == "holds in part"
-    mean, low, high = small_digits.interval([1.0, 2.0, 3.0])
+    assert verdicts.is_positive([0.3, 0.1, -0.1]) == "is not decided"
+    assert verdicts.whole({"a": "holds", "b": "is not decided"}) == "holds in part"
+    mean, low, high = verdicts.interval([1.0, 2.0, 3.0])
     assert mean == 2
     np.testing.assert_allclose([low, high], 2 + np.array([-1, 1]) * 4.302653 / np.sqrt(3), rtol=1e-6)  # t of 2 degrees
 
