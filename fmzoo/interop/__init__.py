@@ -1,14 +1,9 @@
 """Weights in and out: safetensors, the layouts of other projects, and configs as JSON."""
 
+from fmzoo.interop.layouts import AS_IS, CONVOLUTION, POINTWISE, TRANSPOSED, Layout, joined
 from fmzoo.interop.mapping import (
-    AS_IS,
-    CONVOLUTION,
-    POINTWISE,
-    TRANSPOSED,
-    Layout,
     Row,
     Table,
-    joined,
     to_ours,
     to_theirs,
     torch_convolution,

@@ -5,7 +5,8 @@ from typing import Any
 
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
-from fmzoo.interop.mapping import POINTWISE, Row, Table, torch_convolution, torch_linear, torch_norm
+from fmzoo.interop.layouts import POINTWISE
+from fmzoo.interop.mapping import Row, Table, torch_convolution, torch_linear, torch_norm
 from fmzoo.interop.structure import Structure
 from fmzoo.models.autoencoder import AutoencoderConfig
 from fmzoo.models.image_accounting import image_model_shapes

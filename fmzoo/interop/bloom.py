@@ -6,7 +6,8 @@ from typing import Any
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import MOST_LAYERS, Family, read_equal_heads
 from fmzoo.interop.gpt_neox import joined_rows
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, torch_linear, torch_norm
+from fmzoo.interop.layouts import TRANSPOSED
+from fmzoo.interop.mapping import Row, Table, torch_linear, torch_norm
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 
 DEFAULTS = {

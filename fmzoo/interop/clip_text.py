@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import MOST_LAYERS
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, torch_linear
+from fmzoo.interop.layouts import TRANSPOSED
+from fmzoo.interop.mapping import Row, Table, torch_linear
 from fmzoo.interop.structure import Place, Structure
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
 

@@ -6,13 +6,10 @@ Version 5 holds them stacked in memory and splits them again when it writes, so 
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import read_depth
-from fmzoo.interop.mapping import Layout, Row, torch_linear
+from fmzoo.interop.layouts import STACKED
+from fmzoo.interop.mapping import Row, torch_linear
 from fmzoo.models import DecoderConfig, ExpertsConfig
 
-STACKED = Layout(  # [E, in, out] here, E tensors [out, in] there
-    lambda theirs, shapes: [theirs[0].__array_namespace__().stack([x.T for x in theirs])],
-    lambda ours: [x.T for x in ours[0]],
-)
 MOST_EXPERTS = 100_000  # over all layers
 NAMES = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 

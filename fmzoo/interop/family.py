@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fmzoo.interop.attributes import Attributes
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, torch_linear
+from fmzoo.interop.layouts import TRANSPOSED
+from fmzoo.interop.mapping import Row, Table, torch_linear
 from fmzoo.interop.rope import write_rope
 from fmzoo.models import DecoderConfig
 from fmzoo.models.config import Kind

@@ -4,7 +4,8 @@ from typing import Any
 
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import ACTIVATIONS, MOST_LAYERS, Family
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, joined
+from fmzoo.interop.layouts import TRANSPOSED, joined
+from fmzoo.interop.mapping import Row, Table
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 
 DEFAULTS = {

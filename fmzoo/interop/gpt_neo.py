@@ -5,7 +5,8 @@ from typing import Any
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import ACTIVATIONS, MOST_LAYERS, Family, group_layers, read_equal_heads, write_activation
 from fmzoo.interop.gpt2 import IGNORED
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, torch_linear, torch_norm
+from fmzoo.interop.layouts import TRANSPOSED
+from fmzoo.interop.mapping import Row, Table, torch_linear, torch_norm
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 from fmzoo.models.config import Kind
 

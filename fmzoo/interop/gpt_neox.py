@@ -5,7 +5,8 @@ from typing import Any
 
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import ACTIVATIONS, Family, read_equal_heads, read_sizes, write_activation
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, joined_by_head, torch_linear, torch_norm
+from fmzoo.interop.layouts import TRANSPOSED, joined_by_head
+from fmzoo.interop.mapping import Row, Table, torch_linear, torch_norm
 from fmzoo.interop.rope import Names, read_rope, write_rope
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 

@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fmzoo.errors import InputError
 from fmzoo.interop import safetensors
+from fmzoo.interop.layouts import POINTWISE, TRANSPOSED, Layout
 from fmzoo.interop.lora_names import PEFT, Pair, read_pairs, spellings
 from fmzoo.interop.lora_scales import CONFIG, read_alphas, write_config
-from fmzoo.interop.mapping import POINTWISE, TRANSPOSED, Layout, Table, locations
+from fmzoo.interop.mapping import Table, locations
 from fmzoo.interop.structure import Place, Structure
 
 WEIGHTS = "adapter_model.safetensors"

@@ -8,7 +8,7 @@ array of ours and every tensor of theirs must have been used exactly once.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,65 +17,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fmzoo.errors import InputError
+from fmzoo.interop.layouts import AS_IS, CONVOLUTION, TRANSPOSED, Array, Layout, Shape
+from fmzoo.interop.stored import Piece, Stored, Twin, Unmade, as_jax
 from fmzoo.interop.structure import Place, Structure
 
-Array = Any  # numpy or JAX
-Shape = tuple[int, ...]
 Tree = dict[str, Any]
-
-
-class Layout(NamedTuple):
-    """How tensors of theirs become arrays of ours, and back, for all of the row's names at once.
-
-    Attributes:
-      to_ours: ``(their tensors, our shapes) -> our arrays``.
-      to_theirs: ``our arrays -> their tensors``; also run on tracers, which tells the shapes of theirs.
-    """
-
-    to_ours: Callable[[list[Array], list[Shape]], list[Array]]
-    to_theirs: Callable[[list[Array]], list[Array]]
-
-
-AS_IS = Layout(lambda theirs, shapes: theirs, lambda ours: ours)
-TRANSPOSED = Layout(lambda theirs, shapes: [x.T for x in theirs], lambda ours: [x.T for x in ours])
-CONVOLUTION = Layout(  # OIHW there, HWIO here
-    lambda theirs, shapes: [x.transpose(2, 3, 1, 0) for x in theirs],
-    lambda ours: [x.transpose(3, 2, 0, 1) for x in ours],
-)
-POINTWISE = Layout(  # a 1x1 convolution there, a dense kernel here
-    lambda theirs, shapes: [x[:, :, 0, 0].T for x in theirs],
-    lambda ours: [x.T[:, :, None, None] for x in ours],
-)
-
-
-def joined(axis: int, first: Layout = AS_IS) -> Layout:
-    """One tensor of theirs holds several arrays of ours one after another along an axis of ours, ``first`` applied."""
-
-    def split(theirs: list[Array], shapes: list[Shape]) -> list[Array]:
-        (whole,) = first.to_ours(theirs, shapes)
-        return np.split(whole, np.cumsum([shape[axis] for shape in shapes])[:-1], axis=axis)
-
-    def join(ours: list[Array]) -> list[Array]:
-        return first.to_theirs([ours[0].__array_namespace__().concat(ours, axis=axis)])
-
-    return Layout(split, join)
-
-
-@functools.cache
-def joined_by_head(head_dim: int, first: Layout = AS_IS) -> Layout:
-    """One tensor of theirs holds several arrays of ours, head by head: ``[..., N, arrays, H]``, ``first`` applied."""
-
-    def split(theirs: list[Array], shapes: list[Shape]) -> list[Array]:
-        (whole,) = first.to_ours(theirs, shapes)
-        heads = whole.reshape(*whole.shape[:-1], -1, len(shapes), head_dim)
-        return [heads[..., i, :].reshape(shape) for i, shape in enumerate(shapes)]
-
-    def join(ours: list[Array]) -> list[Array]:
-        heads = [x.reshape(*x.shape[:-1], -1, head_dim) for x in ours]
-        whole = ours[0].__array_namespace__().stack(heads, axis=-2)
-        return first.to_theirs([whole.reshape(*ours[0].shape[:-1], -1)])
-
-    return Layout(split, join)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,21 +78,32 @@ class Match(NamedTuple):
     theirs: list[str]
 
 
+class Unit(NamedTuple):
+    """The smallest part of a mapping: arrays of ours by path and index, their shapes, and the names of theirs."""
+
+    paths: list[str]
+    at: tuple[int, ...]
+    shapes: tuple[Shape, ...]
+    theirs: list[str]
+    layout: Layout
+
+
 def to_ours(
     table: Table,
     structure: Structure,
     tensors: Mapping[str, Array],
     dtype: Any = np.float32,
-    place: Callable[[str, np.ndarray], Array] = lambda path, array: jnp.asarray(array),
+    place: Callable[[str, Stored], Any] = as_jax,
 ) -> Tree:
     """Parameters of ours from tensors of theirs, one leaf at a time.
 
     Args:
       table: the family's mapping.
       structure: of the model's parameters.
-      tensors: anything with a shape that ``numpy.asarray`` reads, by name; each is read once.
-      dtype: of the parameters.
-      place: puts a finished leaf, given its path and a NumPy array, where it shall live.
+      tensors: anything with a shape and a dtype that ``numpy.asarray`` reads, by name; each is read once.
+      dtype: of the parameters; None is what the tensors have.
+      place: makes of a leaf, given its path, what the tree shall hold: `numpy.asarray` reads it, `Stored.place` puts it
+        on a mesh, and left as it is it is read later.
 
     Returns:
       The tree of parameters.
@@ -154,24 +111,23 @@ def to_ours(
     Raises:
       InputError: a tensor is missing, unexpected, of another shape, or no floating-point number.
     """
-    tensors, plan = _rename(table, tensors), list(_plan(table, structure))
-    _check_names(table, plan, tensors)
-    _check_tensors(structure, plan, tensors)
+    tensors, units = _rename(table, tensors), list(_units(table, structure))
+    tensors = _check_names(table, units, tensors)
+    _check_tensors(units, tensors)
+    pieces: dict[str, list[Piece]] = {}
+    for unit in units:
+        found = tuple(tensors[name] for name in unit.theirs)
+        for number, path in enumerate(unit.paths):
+            pieces.setdefault(path, []).append(Piece(unit.at, found, unit.layout, number, unit.shapes))
     flat = {}
-    for row, matches in plan:
-        paths = {place.path for match in matches for place in match.ours}
-        leaves = {path: np.empty(structure.shapes[path], dtype) for path in paths}
-        for ours, theirs in matches:
-            read = [np.asarray(tensors[name]) for name in theirs]
-            arrays = row.layout.to_ours(read, [structure.shape(at) for at in ours])
-            for at, array in zip(ours, arrays, strict=True):
-                leaves[at.path][... if at.copy is None else at.copy] = array
-        flat |= {path: place(path, leaves.pop(path)) for path in sorted(paths)}
+    for path, parts in pieces.items():
+        kind = np.dtype(dtype) if dtype is not None else _dtype(x for part in parts for x in part.tensors)
+        flat[path] = place(path, Stored(structure.shapes[path], kind, tuple(parts)))
     return unflatten_dict(flat, sep="/")
 
 
-def to_theirs(table: Table, structure: Structure, params: Tree) -> dict[str, np.ndarray]:
-    """Tensors of theirs, by name, from parameters of ours; views where the layout allows.
+def to_theirs(table: Table, structure: Structure, params: Tree) -> dict[str, Unmade]:
+    """Tensors of theirs, by name, from parameters of ours; each is made when ``numpy.asarray`` asks for it.
 
     Raises:
       InputError: the parameters are not arrays of the structure's shapes.
@@ -179,27 +135,30 @@ def to_theirs(table: Table, structure: Structure, params: Tree) -> dict[str, np.
     flat = flatten_dict(params, sep="/")
     for path in sorted(structure.shapes.keys() | flat.keys()):
         leaf, needed = flat.get(path), structure.shapes.get(path)
-        if not isinstance(leaf, np.ndarray | jax.Array) or leaf.shape != needed:
+        if not isinstance(leaf, np.ndarray | jax.Array | Stored) or leaf.shape != needed:
             found = f"is a {type(leaf).__name__}" if not hasattr(leaf, "shape") else f"has shape {leaf.shape}"
             raise InputError(f"parameter {path} {found}; an array of shape {needed} is needed")
-    tensors, flat = {}, {path: np.asarray(leaf) for path, leaf in flat.items()}
-    for row, matches in _plan(table, structure):
-        for ours, theirs in matches:
-            arrays = [flat[at.path] if at.copy is None else flat[at.path][at.copy] for at in ours]
-            tensors.update(zip(theirs, row.layout.to_theirs(arrays), strict=True))
+    tensors = {}
+    for unit in _units(table, structure):
+        leaves = tuple((flat[path], unit.at) for path in unit.paths)
+        kind, shapes = _dtype(leaf for leaf, _ in leaves), their_shapes(unit.layout, unit.shapes)
+        for number, (name, shape) in enumerate(zip(unit.theirs, shapes, strict=True)):
+            tensors[name] = Unmade(shape, kind, leaves, unit.layout, number)
     return tensors
 
 
-def locations(table: Table, structure: Structure) -> dict[str, tuple[Place, Layout]]:
+def locations(table: Table, structure: Structure) -> dict[str, tuple[list[Place], Layout]]:
     """Where the kernel is that a tensor of theirs stands for, and how one becomes the other, by the tensor's name.
 
-    Only of kernels that are one tensor there.
+    Only of kernels that are one tensor there; of several here, where that holds them side by side. What is transposed
+    is a kernel, whatever it is called.
     """
     found = {}
     for row, matches in _plan(table, structure):
         for ours, theirs in matches:
-            if len(ours) == len(theirs) == 1 and ours[0].path.endswith("/kernel"):
-                found[theirs[0]] = (ours[0], row.layout)
+            kernel = row.layout is TRANSPOSED or ours[0].path.endswith("/kernel")
+            if len(theirs) == 1 and kernel and not row.layout.stacked:
+                found[theirs[0]] = (ours, row.layout)
     return found
 
 
@@ -222,6 +181,19 @@ def _plan(table: Table, structure: Structure) -> Iterator[tuple[Row, list[Match]
         raise InputError(f"no row of the mapping gives the parameters {_first(p.path for p in left)}")
 
 
+def _units(table: Table, structure: Structure) -> Iterator[Unit]:
+    """Every match, and of one that stacks tensors each of these by itself."""
+    for row, matches in _plan(table, structure):
+        for ours, theirs in matches:
+            paths, shapes = [at.path for at in ours], tuple(structure.shape(at) for at in ours)
+            at = () if ours[0].copy is None else (ours[0].copy,)
+            if not row.layout.stacked:
+                yield Unit(paths, at, shapes, theirs, row.layout)
+                continue
+            for number, name in enumerate(theirs):
+                yield Unit(paths, (*at, number), tuple(shape[1:] for shape in shapes), [name], row.layout)
+
+
 def _rename(table: Table, tensors: Mapping[str, Array]) -> dict[str, Array]:
     renamed = {}
     for name, tensor in tensors.items():
@@ -232,8 +204,9 @@ def _rename(table: Table, tensors: Mapping[str, Array]) -> dict[str, Array]:
     return renamed
 
 
-def _check_names(table: Table, plan: list[tuple[Row, list[Match]]], tensors: Mapping[str, Array]) -> None:
-    needed = {name for _, matches in plan for match in matches for name in match.theirs}
+def _check_names(table: Table, units: list[Unit], tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors, those that are held twice to be compared when they are read."""
+    needed, tensors = {name for unit in units for name in unit.theirs}, dict(tensors)
     if missing := needed - tensors.keys():
         raise InputError(f"tensors are missing: {_first(missing)}")
     patterns = [re.escape(p).replace(r"\{i\}", r"\d+").replace(r"\*", ".*") for p in table.ignored]
@@ -242,25 +215,31 @@ def _check_names(table: Table, plan: list[tuple[Row, list[Match]]], tensors: Map
     for copy, original in table.copies:
         if copy in extra and original in needed:
             extra.remove(copy)
-            if not np.array_equal(tensors[copy], tensors[original]):
-                raise InputError(f"tensor {copy} differs from {original}; the config ties them, so they must be equal")
+            message = f"tensor {copy} differs from {original}; the config ties them, so they must be equal"
+            if tuple(tensors[copy].shape) != tuple(tensors[original].shape):
+                raise InputError(message)
+            tensors[original] = Twin(tensors[original], tensors[copy], message)
     if extra:
         raise InputError(f"tensors are not expected by the config: {_first(extra)}")
+    return tensors
 
 
-def _check_tensors(structure: Structure, plan: list[tuple[Row, list[Match]]], tensors: Mapping[str, Array]) -> None:
-    for row, matches in plan:
-        for ours, theirs in matches:
-            needed = _their_shapes(row.layout, tuple(structure.shape(at) for at in ours))
-            for name, shape in zip(theirs, needed, strict=True):
-                if tuple(tensors[name].shape) != shape:
-                    raise InputError(f"tensor {name} has shape {tuple(tensors[name].shape)}; {shape} is needed")
-                if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
-                    raise InputError(f"tensor {name} holds {tensors[name].dtype}; floating-point numbers are needed")
+def _check_tensors(units: list[Unit], tensors: Mapping[str, Array]) -> None:
+    for unit in units:
+        for name, shape in zip(unit.theirs, their_shapes(unit.layout, unit.shapes), strict=True):
+            if tuple(tensors[name].shape) != shape:
+                raise InputError(f"tensor {name} has shape {tuple(tensors[name].shape)}; {shape} is needed")
+            if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+                raise InputError(f"tensor {name} holds {tensors[name].dtype}; floating-point numbers are needed")
+
+
+def _dtype(arrays: Iterable[Array]) -> np.dtype:
+    return functools.reduce(jnp.promote_types, dict.fromkeys(array.dtype for array in arrays))
 
 
 @functools.lru_cache(maxsize=1024)
-def _their_shapes(layout: Layout, ours: tuple[Shape, ...]) -> list[Shape]:
+def their_shapes(layout: Layout, ours: tuple[Shape, ...]) -> list[Shape]:
+    """The shapes of the tensors that arrays of ours become."""
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ours]
     return [leaf.shape for leaf in jax.eval_shape(layout.to_theirs, shapes)]
 

@@ -7,7 +7,8 @@ from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.dit import patches
 from fmzoo.interop.family import MOST_LAYERS
-from fmzoo.interop.mapping import Array, Layout, Row, Shape, Table, torch_linear
+from fmzoo.interop.layouts import Array, Layout, Shape
+from fmzoo.interop.mapping import Row, Table, torch_linear
 from fmzoo.interop.structure import Place, Structure
 from fmzoo.models.image_accounting import image_model_shapes
 from fmzoo.models.mmdit import MMDiTConfig

@@ -12,7 +12,8 @@ from fmzoo.interop.family import (
     write_activation,
     write_sizes,
 )
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, joined, torch_linear, torch_norm
+from fmzoo.interop.layouts import TRANSPOSED, joined
+from fmzoo.interop.mapping import Row, Table, torch_linear, torch_norm
 from fmzoo.interop.rope import Names, read_rope
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 

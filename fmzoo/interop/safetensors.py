@@ -7,7 +7,7 @@ weights is needed. Files are hostile until read: the header is checked whole bef
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -47,20 +47,61 @@ class Tensor:
     shape: tuple[int, ...]
     start: int  # of its bytes in the file
 
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads the tensor."""
         del copy  # reading always makes a new array
-        count = math.prod(self.shape) * self.dtype.itemsize
+        array = self.read(lambda whole: whole)
+        return array if dtype is None else array.astype(dtype)
+
+    def read(self, cut: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """What a function makes of the tensor that only permutes, splits and cuts axes; no other bytes are read.
+
+        Raises:
+          InputError: the file cannot be read or has become shorter.
+        """
+        shadow = np.empty(self.shape, self.dtype)  # never touched: its views tell where their numbers lie in the file
+        window = cut(shadow)
+        order = np.argsort([-stride for stride in window.strides], kind="stable")
+        ordered = window.transpose(order)
+        first = self.start + window.__array_interface__["data"][0] - shadow.__array_interface__["data"][0]
+        axis, run = _innermost_run(ordered)
+        starts = np.full((), first)
+        for size, stride in zip(ordered.shape[:axis], ordered.strides[:axis], strict=True):
+            starts = np.add.outer(starts, np.arange(size) * stride)
+        found = np.empty(ordered.shape, self.dtype)
+        if found.size:
+            self._fill(found.reshape(-1).view(np.uint8).reshape(-1, run), starts.reshape(-1).tolist())
+        return found.transpose(np.argsort(order))
+
+    def _fill(self, runs: np.ndarray, starts: list[int]) -> None:
+        """Reads runs of bytes, past any buffer: it would read on behind each of them."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self.start)
-                content = file.read(count)
+                raw = getattr(file, "raw", file)
+                for start, run in zip(starts, runs, strict=True):
+                    raw.seek(start)
+                    left = memoryview(run)
+                    while left:
+                        count = raw.readinto(left)
+                        if not count:
+                            raise InputError(f"{self.path} ended while it was read; the whole file is needed")
+                        left = left[count:]
         except OSError as error:
             raise InputError(f"{self.path} cannot be read ({error.strerror or type(error).__name__})") from None
-        if len(content) != count:
-            raise InputError(f"{self.path} ended while it was read; the whole file is needed")
-        array = np.frombuffer(content, self.dtype).reshape(self.shape)
-        return array if dtype is None else array.astype(dtype)
+
+
+def _innermost_run(window: np.ndarray) -> tuple[int, int]:
+    """The axis from which on a window is dense, and how many bytes lie together there."""
+    axis, run = window.ndim, window.itemsize
+    while axis and (window.shape[axis - 1] == 1 or window.strides[axis - 1] == run):
+        axis -= 1
+        run *= window.shape[axis]
+    return axis, run
 
 
 def read_file(path: epath.PathLike) -> dict[str, Tensor]:
@@ -138,8 +179,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def write_file(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name, the widest dtype first, as the format's alignment needs."""
+def write_file(path: epath.PathLike, tensors: Mapping[str, Any]) -> None:
+    """Writes tensors by name, the widest dtype first, as the format's alignment needs.
+
+    Args:
+      path: may be remote.
+      tensors: arrays, or anything with shape, dtype and nbytes that ``numpy.asarray`` makes one of; one at a time.
+    """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers 4 refuses a file without it
     end = 0
@@ -152,4 +198,4 @@ def write_file(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     with epath.Path(path).open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(np.ascontiguousarray(tensors[name]).tobytes())
+            file.write(memoryview(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)))

@@ -5,7 +5,8 @@ from typing import Any
 
 from fmzoo.errors import InputError
 from fmzoo.interop.attributes import Attributes
-from fmzoo.interop.mapping import POINTWISE, TRANSPOSED, Row, Table, torch_convolution, torch_linear, torch_norm
+from fmzoo.interop.layouts import POINTWISE, TRANSPOSED
+from fmzoo.interop.mapping import Row, Table, torch_convolution, torch_linear, torch_norm
 from fmzoo.interop.structure import Place, Structure
 from fmzoo.models.unet_accounting import unet_shapes
 from fmzoo.models.unet_config import UNetConfig

@@ -4,7 +4,8 @@ from typing import Any
 
 from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import ACTIVATIONS, MOST_LAYERS, Family, read_equal_heads, write_activation
-from fmzoo.interop.mapping import TRANSPOSED, Row, Table, torch_norm
+from fmzoo.interop.layouts import TRANSPOSED
+from fmzoo.interop.mapping import Row, Table, torch_norm
 from fmzoo.interop.opt import EPSILON, OFFSET, sublayer_rows
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
 

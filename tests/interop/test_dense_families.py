@@ -83,7 +83,7 @@ def test_heads_stand_side_by_side_in_neox_and_bloom():
     ):
         found, config = read_config(attributes(family))
         params, structure = random_params(config), decoder_structure(config)
-        tensors = to_theirs(found.mapping(config), structure, params)
+        tensors = {n: np.asarray(t) for n, t in to_theirs(found.mapping(config), structure, params).items()}
         ours = params["period"]["0"]["attention"]
         width = 12 // heads
         for part, kind in enumerate(("query", "key", "value")):
