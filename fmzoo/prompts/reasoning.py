@@ -8,8 +8,8 @@ from typing import NamedTuple
 from fmzoo.prompts.tasks import Messages
 
 STEPS = "Think step by step, then write the result on a last line of its own, after 'Answer:'."
-MARK = re.compile(r"answer\s*(?:is)?\s*[:=]?\s*\**\s*(.+)", re.IGNORECASE)
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+MARK = re.compile(r"\banswer\**(?:\s+is\b\s*[:=]?|\s*[:=])[\s*]*", re.IGNORECASE)
+NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 
 
 class Vote(NamedTuple):
@@ -33,15 +33,15 @@ def think_aloud(messages: Messages) -> Messages:
 
 
 def final_answer(text: str, number: bool = False) -> str | None:
-    """What stands after the last ``Answer:`` of a text, without a full stop; None if nothing does.
+    """The line behind the last ``Answer:``, ``answer =`` or ``answer is`` of a text, without a full stop; else None.
 
     With ``number`` the first number there, or else the last one of the text, commas left out.
     """
-    marked = MARK.findall(text)
-    said = marked[-1].strip().rstrip(".*").strip() if marked else None
+    marks = list(MARK.finditer(text))
+    said = text[marks[-1].end() :].partition("\n")[0].rstrip().rstrip(".*").strip() if marks else ""
     if not number:
         return said or None
-    found = NUMBER.findall(said or "")[:1] or NUMBER.findall(text)[-1:]
+    found = NUMBER.findall(said)[:1] or NUMBER.findall(text)[-1:]
     return found[0].replace(",", "") if found else None
 
 

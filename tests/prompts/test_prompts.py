@@ -72,6 +72,13 @@ def test_the_nearest_example_stands_last():
         ("So it makes 12, then 7", None, "7"),
         ("Answer: 3\nNo.\nAnswer: -5.5", "-5.5", "-5.5"),
         ("none", None, None),
+        ("Answer:", None, None),
+        ("Answer:\nParis", "Paris", None),
+        ("**Answer:** Paris.", "Paris", None),
+        ("The answers differ. Answer: 7", "7", "7"),
+        ("My answer: 4. No, wait; answer: 5", "5", "5"),
+        ("I answered 12 of 20, which is a share of 0.6", None, "0.6"),
+        ("So it is 10-3", None, "3"),
     ],
 )
 def test_final_answers(text, answer, number):
