@@ -29,34 +29,36 @@ LLAMA2 = (
 """
 )
 
-# meta-llama/llama3, llama/tokenizer.py, ChatFormat.
-LLAMA3 = """
-{%- set head = '<|start_header_id|>', '<|end_header_id|>\\n\\n' -%}
-{{ bos_token }}
+# Formats that name the role of each message: `before` and `after` the role, `end` of what is said, what lies `between`.
+_BY_ROLE = """
 {%- for message in messages -%}
-{{ head[0] ~ message.role ~ head[1] }}
+{{ before ~ message.role ~ after }}
+{%- set said = (message.content | trim if trimmed else message.content) ~ end -%}
 {%- if message.role == 'assistant' -%}
-{% generation %}{{ message.content | trim ~ '<|eot_id|>' }}{% endgeneration %}
+{% generation %}{{ said }}{% endgeneration %}
 {%- else -%}
-{{ message.content | trim ~ '<|eot_id|>' }}
+{{ said }}
 {%- endif -%}
+{{ between }}
 {%- endfor -%}
-{{ head[0] ~ 'assistant' ~ head[1] if add_generation_prompt else '' }}
+{{ before ~ 'assistant' ~ after if add_generation_prompt else '' }}
 """
 
-# OpenAI's ChatML, as Qwen and SmolLM2 use it.
-CHATML = """
-{%- for message in messages -%}
-{{ '<|im_start|>' ~ message.role ~ '\\n' }}
-{%- if message.role == 'assistant' -%}
-{% generation %}{{ message.content ~ '<|im_end|>' }}{% endgeneration %}
-{%- else -%}
-{{ message.content ~ '<|im_end|>' }}
-{%- endif -%}
-{{ '\\n' }}
-{%- endfor -%}
-{{ '<|im_start|>assistant\\n' if add_generation_prompt else '' }}
+# meta-llama/llama3, llama/tokenizer.py, ChatFormat.
+LLAMA3 = (
+    """
+{%- set before, after, end = '<|start_header_id|>', '<|end_header_id|>\\n\\n', '<|eot_id|>' -%}
+{%- set trimmed, between = true, '' -%}
+{{ bos_token }}
 """
+    + _BY_ROLE
+)
+
+# OpenAI's ChatML, as Qwen and SmolLM2 use it.
+CHATML = "{%- set before, after, end, between = '<|im_start|>', '\\n', '<|im_end|>', '\\n' -%}" + _BY_ROLE
+
+# Phi-3, arXiv 2404.14219, section 2.
+PHI = "{%- set before, after, end, between = '<|', '|>\\n', '<|end|>', '\\n' -%}" + _BY_ROLE
 
 # Gemma, ai.google.dev/gemma/docs/core/prompt-structure: no system role, so its text goes before the first user's.
 GEMMA = (
@@ -94,20 +96,6 @@ MISTRAL = (
 {%- endfor -%}
 """
 )
-
-# Phi-3, arXiv 2404.14219, section 2.
-PHI = """
-{%- for message in messages -%}
-{{ '<|' ~ message.role ~ '|>\\n' }}
-{%- if message.role == 'assistant' -%}
-{% generation %}{{ message.content ~ '<|end|>' }}{% endgeneration %}
-{%- else -%}
-{{ message.content ~ '<|end|>' }}
-{%- endif -%}
-{{ '\\n' }}
-{%- endfor -%}
-{{ '<|assistant|>\\n' if add_generation_prompt else '' }}
-"""
 
 CHAT_FORMATS = {
     "llama2": LLAMA2,
