@@ -40,6 +40,7 @@ def _network(c: DecoderConfig) -> DecoderConfig:
         dtype="float32",
         layers="scan",
         remat="none",
+        transposed_inputs=False,
         mlp=dataclasses.replace(c.mlp, d_ff=c.experts.d_ff) if c.experts and not c.dense_layers else c.mlp,
         experts=c.experts and _experts(c.experts),
         attention=dataclasses.replace(
