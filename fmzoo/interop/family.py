@@ -151,9 +151,18 @@ def group_layers(kinds: tuple[Kind, ...]) -> dict[str, tuple[Kind, ...]]:
     >>> group_layers(("local", "local", "global", "local"))
     {'prefix': (), 'pattern': ('local', 'local', 'global')}
     """
-    for size in range(1, len(kinds) + 1):
-        for start in range(size):
-            pattern = kinds[start:size]
-            if all(kind == pattern[i % len(pattern)] for i, kind in enumerate(kinds[start:])):
-                return {"prefix": kinds[:start], "pattern": pattern}
-    return {"prefix": (), "pattern": ("global",)}
+    starts = range(len(kinds))
+    start = min(starts, key=lambda start: start + _shortest_period(kinds[start:]), default=0)
+    period = _shortest_period(kinds[start:])
+    return {"prefix": kinds[:start], "pattern": kinds[start : start + period] or ("global",)}
+
+
+def _shortest_period(kinds: tuple[Kind, ...]) -> int:
+    """After how many layers they repeat, cut short or not (Knuth, Morris and Pratt 1977): linear in their number."""
+    borders = [0] * len(kinds)  # of each beginning, the longest proper beginning that also ends it
+    for i in range(1, len(kinds)):
+        size = borders[i - 1]
+        while size and kinds[i] != kinds[size]:
+            size = borders[size - 1]
+        borders[i] = size + (kinds[i] == kinds[size])
+    return len(kinds) - borders[-1] if kinds else 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from fmzoo.interop.family import group_layers
 from fmzoo.interop.huggingface import read_config, write_config
 from fmzoo.interop.network import differences
 from fmzoo.models import Decoder, DecoderConfig, Pretrained, RopeConfig, replace
+from fmzoo.stages import PRESETS
 from fmzoo.text import ByteTokenizer
 
 SMALL = {
@@ -360,11 +362,17 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_what_a_preset_trains_can_be_written(name):
+    assert write_config(PRESETS[name].model)[0].model_type == "mistral"
+
+
 def test_configs_differ_only_where_logits_would():
     config = DecoderConfig(num_layers=4, attention=DecoderConfig().attention)
     same = {
         "remat": "full", "dtype": "bfloat16", "layers": "unrolled", "dropout": 0.1, "attention__window": 3,
         "prefix": ("global",), "attention__scale": 0.125, "rope__factor": 9.0, "local_rope": RopeConfig(theta=3.0),
+        "transposed_inputs": True,
     }  # fmt: skip
     assert differences(config, replace(config, **same)) == []
     other = replace(config, rope__theta=3.0, d_model=128, pattern=("global", "local"), attention__window=3)
@@ -390,3 +398,10 @@ def test_layers_are_grouped_into_the_shortest_period(kinds, prefix, pattern):
         num_layers=len(kinds), attention=replace(DecoderConfig(), attention__window=2).attention, **grouped
     )
     assert config.kinds == tuple(names[k] for k in kinds)
+
+
+def test_layers_that_never_repeat_are_grouped_at_once():
+    kinds = ("global",) * 999 + ("local",)
+    started = time.process_time()
+    assert group_layers(kinds) == {"prefix": (), "pattern": kinds}
+    assert time.process_time() - started < 5  # trying every beginning and period took ten times as long
