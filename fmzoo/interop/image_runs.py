@@ -16,9 +16,10 @@ from fmzoo.interop.config_json import from_json
 from fmzoo.models import Pretrained, init_lora, merge
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
-from fmzoo.models.denoiser import make_denoiser, needed_conditions
+from fmzoo.models.denoiser import DenoiserConfig, make_denoiser, needed_conditions
 from fmzoo.models.dit import DiTConfig
-from fmzoo.models.text_to_image import TextToImageConfig
+from fmzoo.models.mmdit import MMDiTConfig
+from fmzoo.models.text_to_image import Family, TextToImageConfig
 from fmzoo.models.unet_config import UNetConfig
 from fmzoo.text.files import read_json
 
@@ -35,19 +36,25 @@ LATENTS = "latents.json"  # in the folder of an autoencoder's run: the scale and
 class ImageModelConfig:
     """A denoiser, what it was trained on, and what stands before and behind it."""
 
-    denoiser: UNetConfig | DiTConfig = UNetConfig()
+    denoiser: DenoiserConfig = UNetConfig()
     process: Process = Process()
     encoder: ClipTextConfig | None = None  # of captions; trained with the denoiser
     autoencoder: AutoencoderConfig | None = None  # frozen; None denoises pixels
 
     @property
     def system(self) -> TextToImageConfig:
-        """As what `fmzoo.load` gives; a denoiser that is told sizes is told the pooled caption too, as SDXL's is."""
+        """As what `fmzoo.load` gives."""
         encoders = {} if self.encoder is None else {ENCODER: self.encoder}
-        family = "sdxl" if "time_ids" in needed_conditions(self.denoiser) else "sd1"
         return TextToImageConfig(
-            self.denoiser, self.autoencoder, encoders, self.process, family if encoders else "class"
+            self.denoiser, self.autoencoder, encoders, self.process, self._family if encoders else "class", t5_length=0
         )
+
+    @property
+    def _family(self) -> Family:
+        """How a caption is told: as a sequence, and to SD3's and SDXL's denoisers as one vector too."""
+        if isinstance(self.denoiser, MMDiTConfig):
+            return "sd3"
+        return "sdxl" if "time_ids" in needed_conditions(self.denoiser) else "sd1"
 
     @property
     def channels(self) -> int:
@@ -65,19 +72,34 @@ def init_params(config: ImageModelConfig, key: Array) -> dict[str, Any]:
     denoiser_key, encoder_key = jax.random.split(key)
     side, channels = config.denoiser.sample_size, config.denoiser.in_channels
     sample, time = jnp.zeros((1, side, side, channels)), jnp.zeros((1,))
-    module, label = make_denoiser(config.denoiser), jnp.zeros((1,), jnp.int32)
-    if isinstance(config.denoiser, DiTConfig):
-        made = module.init(denoiser_key, sample, time, label)
-    else:
-        width = config.denoiser.context_dim
-        context = None if width is None else jnp.zeros((1, 1, width))
-        added = {"label": label, **sizes_like(config)}
-        made = module.init(denoiser_key, sample, time, context, added)
+    made = make_denoiser(config.denoiser).init(denoiser_key, sample, time, *conditions_like(config))
     params = {"denoiser": made["params"]}
     if config.encoder is not None:
         tokens = jnp.zeros((1, config.encoder.context_length), jnp.int32)
         params[ENCODER] = ClipText(config.encoder).init(encoder_key, tokens)["params"]
     return params
+
+
+def conditions_like(config: ImageModelConfig) -> tuple[Any, ...]:
+    """Zeros in the place of what a denoiser is told beside a sample and its time, in the order of its arguments.
+
+    Raises:
+      InputError: as `sizes_like`, or the encoder's pooled output is not as wide as ``pooled_features``.
+    """
+    denoiser, encoder, label = config.denoiser, config.encoder, jnp.zeros((1,), jnp.int32)
+    if isinstance(denoiser, DiTConfig):
+        return (label,)
+    if isinstance(denoiser, UNetConfig):
+        width = denoiser.context_dim
+        context = None if width is None else jnp.zeros((1, 1, width))
+        return context, {"label": label, **sizes_like(config)}
+    pooled = 0 if encoder is None else encoder.projection or encoder.d_model
+    if pooled != denoiser.pooled_features:
+        raise InputError(
+            f"model.denoiser.pooled_features is {denoiser.pooled_features} and the encoder's pooled output has width "
+            f"{pooled}; the same is needed"
+        )
+    return jnp.zeros((1, 1, denoiser.context_features)), jnp.zeros((1, pooled))
 
 
 def sizes_like(config: ImageModelConfig) -> dict[str, Array]:

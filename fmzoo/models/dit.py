@@ -48,6 +48,7 @@ class DiTConfig:
     layers: Literal["scan", "unrolled"] = "scan"
     remat: Literal["none", "full", "dots"] = "none"
     attention: Literal["xla", "rows", "cudnn"] = "xla"  # rows holds one head's scores at a time
+    transposed_inputs: bool = False  # for the kernels' gradients: quicker training on CPU, but no forward mode (jvp)
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
@@ -84,9 +85,10 @@ class DiTBlock(nn.Module):
         c = self.config
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = Modulation(6, c.width, name="modulation")(condition)
         y = modulate(x, shift, scale, c.epsilon)
-        x = x + gate * SelfAttention(c.num_heads, c.head_dim, False, c.attention, name="attention")(y)
+        attention = SelfAttention(c.num_heads, c.head_dim, False, c.attention, c.transposed_inputs, name="attention")
+        x = x + gate * attention(y)
         y = modulate(x, mlp_shift, mlp_scale, c.mlp_epsilon)
-        return x + mlp_gate * FeedForward(4 * c.width, name="mlp")(y)
+        return x + mlp_gate * FeedForward(4 * c.width, c.transposed_inputs, name="mlp")(y)
 
 
 class DiT(nn.Module):

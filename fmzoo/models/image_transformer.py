@@ -76,17 +76,20 @@ class Projections(nn.Module):
     num_heads: int
     head_dim: int
     qk_norm: bool = False
+    transposed_inputs: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Heads:
         """``x [B, T, D]`` to three of ``[B, T, N, H]``."""
-        return project_heads(self, x, self.num_heads, self.head_dim, self.qk_norm)
+        return project_heads(self, x, self.num_heads, self.head_dim, self.qk_norm, self.transposed_inputs)
 
 
-def project_heads(module: nn.Module, x: Array, num_heads: int, head_dim: int, qk_norm: bool) -> Heads:
+def project_heads(
+    module: nn.Module, x: Array, num_heads: int, head_dim: int, qk_norm: bool, transposed_inputs: bool
+) -> Heads:
     """What `Projections` gives, by parameters of a module that calls this while it is set up."""
     features = dict.fromkeys(("query", "key", "value"), num_heads * head_dim)
-    flat = project_by_name(module, x, features, use_bias=True, transposing=False)
+    flat = project_by_name(module, x, features, use_bias=True, transposing=transposed_inputs)
     q, k, v = (y.reshape(*x.shape[:2], num_heads, head_dim) for y in flat)
     if qk_norm:
         norm = NormConfig(epsilon=1e-6)
@@ -101,13 +104,14 @@ class SelfAttention(nn.Module):
     head_dim: int
     qk_norm: bool = False
     implementation: str = "xla"
+    transposed_inputs: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``x [B, T, D]`` to ``[B, T, D]``."""
-        q, k, v = project_heads(self, x, self.num_heads, self.head_dim, self.qk_norm)
+        q, k, v = project_heads(self, x, self.num_heads, self.head_dim, self.qk_norm, self.transposed_inputs)
         y = attend_pixels(q, k, v, implementation=self.implementation).reshape(*x.shape[:2], -1)
-        return Weights(x.shape[-1], True, name="out")(y.shape[-1])(y)
+        return Weights(x.shape[-1], True, 1.0, self.transposed_inputs, name="out")(y.shape[-1])(y)
 
 
 class JointAttention(nn.Module):
@@ -118,18 +122,21 @@ class JointAttention(nn.Module):
     qk_norm: bool = False
     context_out: bool = True
     implementation: str = "xla"
+    transposed_inputs: bool = False
 
     @nn.compact
     def __call__(self, image: Array, context: Array) -> tuple[Array, Array | None]:
         """``image [B, T, D]`` and ``context [B, S, D]`` to the same; None for the context without ``context_out``."""
         streams = {"image": image, "context": context}
-        heads = [Projections(self.num_heads, self.head_dim, self.qk_norm, name=name)(x) for name, x in streams.items()]
+        options = (self.num_heads, self.head_dim, self.qk_norm, self.transposed_inputs)
+        heads = [Projections(*options, name=name)(x) for name, x in streams.items()]
         q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*heads, strict=True))
         y = attend_pixels(q, k, v, implementation=self.implementation).reshape(*q.shape[:2], -1)
         parts = dict(zip(streams, jnp.split(y, [image.shape[1]], axis=1), strict=True))
 
         def out(name: str) -> Array:
-            return Weights(streams[name].shape[-1], True, name=f"{name}_out")(y.shape[-1])(parts[name])
+            width, transposing = streams[name].shape[-1], self.transposed_inputs
+            return Weights(width, True, 1.0, transposing, name=f"{name}_out")(y.shape[-1])(parts[name])
 
         return out("image"), out("context") if self.context_out else None
 
@@ -138,9 +145,11 @@ class FeedForward(nn.Module):
     """``gelu(x U + b) D + c`` with the tanh form of GELU."""
 
     d_ff: int
+    transposed_inputs: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``x [B, T, D]`` to ``[B, T, D]``."""
-        hidden = jax.nn.gelu(Weights(self.d_ff, True, name="up")(x.shape[-1])(x), approximate=True)
-        return Weights(x.shape[-1], True, name="down")(self.d_ff)(hidden)
+        up = Weights(self.d_ff, True, 1.0, self.transposed_inputs, name="up")(x.shape[-1])
+        down = Weights(x.shape[-1], True, 1.0, self.transposed_inputs, name="down")(self.d_ff)
+        return down(jax.nn.gelu(up(x), approximate=True))

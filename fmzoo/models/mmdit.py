@@ -54,6 +54,7 @@ class MMDiTConfig:
     layers: Literal["scan", "unrolled"] = "scan"
     remat: Literal["none", "full", "dots"] = "none"
     attention: Literal["xla", "rows", "cudnn"] = "xla"  # rows holds one head's scores at a time
+    transposed_inputs: bool = False  # for the kernels' gradients: quicker training on CPU, but no forward mode (jvp)
 
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
@@ -101,11 +102,12 @@ class MMDiTBlock(nn.Module):
         c, (image, context), dual, last = self.config, streams, self.kind == "dual", self.kind == "last"
         changes = Modulation(9 if dual else 6, c.width, name="image_modulation")(condition)
         text = Modulation(2 if last else 6, c.width, name="context_modulation")(condition)
-        attention = JointAttention(c.num_heads, c.head_dim, c.qk_norm, not last, c.attention, name="attention")
+        how = (c.attention, c.transposed_inputs)
+        attention = JointAttention(c.num_heads, c.head_dim, c.qk_norm, not last, *how, name="attention")
         seen, text_seen = modulate(image, *changes[:2], c.epsilon), modulate(context, *text[:2], c.epsilon)
         attended, text_attended = attention(seen, text_seen)
         if dual:
-            alone = SelfAttention(c.num_heads, c.head_dim, c.qk_norm, c.attention, name="image_attention")
+            alone = SelfAttention(c.num_heads, c.head_dim, c.qk_norm, *how, name="image_attention")
             second = changes[8] * alone(modulate(image, *changes[6:8], c.epsilon))
         image = image + changes[2] * attended
         image = image + second if dual else image
@@ -116,7 +118,7 @@ class MMDiTBlock(nn.Module):
 
     def _feed(self, x: Array, shift: Array, scale: Array, gate: Array, name: str) -> Array:
         y = modulate(x, shift, scale, self.config.epsilon)
-        return x + gate * FeedForward(4 * self.config.width, name=name)(y)
+        return x + gate * FeedForward(4 * self.config.width, self.config.transposed_inputs, name=name)(y)
 
 
 class MMDiT(nn.Module):

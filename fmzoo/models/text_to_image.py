@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fmzoo.models.autoencoder import AutoencoderConfig
-from fmzoo.models.checks import check, check_options, check_positive
+from fmzoo.models.checks import check, check_options
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
 from fmzoo.models.denoiser import DenoiserConfig
 from fmzoo.models.mmdit import MMDiTConfig
@@ -56,7 +56,7 @@ class TextToImageConfig:
         """Makes the encoders hashable, and refuses parts that do not fit together."""
         object.__setattr__(self, "encoders", Encoders(self.encoders))
         check_options(self, family=FAMILIES)
-        check_positive(self, "t5_length")
+        check(self.t5_length >= 0, f"t5_length is {self.t5_length}; at least 0 is needed")
         check(
             bool(self.encoders) == (self.family != "class"),
             f"encoders are {list(self.encoders)} in a system of family {self.family!r}; only class has none",

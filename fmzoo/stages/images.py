@@ -15,6 +15,7 @@ from fmzoo.interop.image_runs import ImageModelConfig, init_params, tokenizer_of
 from fmzoo.models import Pretrained
 from fmzoo.models.clip_text import ClipTextConfig
 from fmzoo.models.denoiser import make_denoiser
+from fmzoo.models.mmdit import MMDiTConfig
 from fmzoo.models.system_sharding import system_rules
 from fmzoo.models.unet_config import UNetConfig
 from fmzoo.stages.frozen_autoencoder import Coder, in_latents, read_autoencoder
@@ -76,14 +77,24 @@ def _unet(side: int, colours: int, channels: tuple[int, ...], width: int, attent
     )  # fmt: skip
 
 
+def _mmdit(side: int, patch: int, heads: int, layers: int, width: int) -> MMDiTConfig:
+    """A small transformer over patches of pixels that attends with a caption, and is told it as one vector too."""
+    return MMDiTConfig(
+        sample_size=side, patch_size=patch, in_channels=3, out_channels=3, num_layers=layers, num_heads=heads,
+        head_dim=64, context_features=width, pooled_features=width, max_grid=side // patch, qk_norm=True,
+        layers="unrolled", transposed_inputs=True,
+    )  # fmt: skip
+
+
 def _reader(width: int, vocab: int, length: int, layers: int = 2) -> ClipTextConfig:
     """A small encoder of captions, trained with the denoiser."""
     return ClipTextConfig(
-        vocab_size=vocab, d_model=width, num_layers=layers, num_heads=4, d_ff=4 * width, context_length=length
+        vocab_size=vocab, d_model=width, num_layers=layers, num_heads=4, d_ff=4 * width, context_length=length, eos_id=0
     )
 
 
 COSINE = Process(schedule="cosine", prediction="v_prediction", spacing="trailing", steps_offset=0, threshold="static")
+FLOW = Process(schedule="flow", prediction="sample", steps_offset=0, threshold="static")
 IMAGE_PRESETS = {
     "digits": PretrainImagesConfig(
         model=ImageModelConfig(_unet(8, 1, (32, 64), 64, (0, 1)), COSINE, _reader(64, 300, 12)),
@@ -96,9 +107,9 @@ IMAGE_PRESETS = {
         data="mnist", batch_size=32, steps=1500, ema=0.995, checkpoint_every=500,
     ),
     "emoji": PretrainImagesConfig(
-        model=ImageModelConfig(_unet(32, 3, (32, 64, 128), 128, (0, 0, 1)), COSINE, _reader(128, 2048, 24)),
-        optimizer=train.OptimizerConfig(learning_rate=1.5e-3, warmup_steps=100, final_fraction=0.02, weight_decay=0.01),
-        data="emoji", batch_size=16, steps=2800, ema=0.998, checkpoint_every=400,
+        model=ImageModelConfig(_mmdit(32, 4, 4, 6, 128), FLOW, _reader(128, 2048, 20)),
+        optimizer=train.OptimizerConfig(learning_rate=1e-3, warmup_steps=100, final_fraction=0.02, weight_decay=0.01),
+        data="emoji", batch_size=32, steps=2400, ema=0.998, checkpoint_every=400,
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 
 from fmzoo.errors import InputError
 from fmzoo.text import train_bpe
+from fmzoo.text.prompts import prompt_rows
 
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "in", "mind", "suffer"]
 TEXTS = [" ".join(WORDS[(i * j) % len(WORDS)] + str(i * j % 7) for j in range(40)) for i in range(200)]
@@ -20,6 +21,15 @@ def test_size_and_special_token():
     assert tokenizer.bos_id == tokenizer.eos_id == tokenizer.specials["<|endoftext|>"] == 0
     assert tokenizer.pad_id is None
     assert len(tokenizer.encode(TEXTS[3])) < 0.7 * len(TEXTS[3])
+
+
+def test_a_row_that_is_filled_up_tells_where_its_text_starts_and_ends():
+    tokenizer = train_bpe(TEXTS, 300, pad=True)
+    assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id) == (0, 1, 0)
+    row = prompt_rows(tokenizer, ["to be"], 8)[0].tolist()
+    assert row[0] == 1
+    assert row.index(0) == 1 + len(tokenizer.encode("to be"))
+    assert tokenizer.decode(row) == "to be"
 
 
 def test_bytes_never_seen_still_have_tokens():
@@ -48,9 +58,14 @@ def test_the_number_of_threads_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("texts", "size", "sentence"),
-    [(["a"], 256, "vocab_size 256 is too small"), ([], 300, "texts are empty"), (["", ""], 300, "texts are empty")],
+    ("texts", "size", "pad", "sentence"),
+    [
+        (["a"], 256, False, "vocab_size 256 is too small .* at least 257"),
+        (["a"], 257, True, "vocab_size 257 is too small .* at least 258"),
+        ([], 300, False, "texts are empty"),
+        (["", ""], 300, True, "texts are empty"),
+    ],
 )
-def test_bad_input(texts, size, sentence):
+def test_bad_input(texts, size, pad, sentence):
     with pytest.raises(InputError, match=sentence):
-        train_bpe(texts, size)
+        train_bpe(texts, size, pad=pad)
