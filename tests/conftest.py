@@ -1,12 +1,14 @@
 """Eight host devices for every test, before jax starts; float64 where a test asks for it."""
 
 import ctypes
+import functools
 import gc
 import os
 import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
@@ -62,6 +64,16 @@ PROGRAMS = Programs()
 def _memory_bounded():
     yield
     PROGRAMS.bound()
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Has stages run on one of the eight devices, in modules about something else: their steps compile in less time."""
+    from fmzoo import parallel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "mesh", functools.partial(parallel.mesh, devices=jax.devices()[:1]))
+        yield
 
 
 @pytest.fixture

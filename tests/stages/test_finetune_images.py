@@ -14,6 +14,8 @@ from fmzoo.stages.finetune_images import FinetuneImagesConfig, WithPrior
 from tests.command import fmzoo as command
 from tests.stages import small_image_runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
