@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import json
 import string
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import jinja2
 from jinja2 import nodes, sandbox
 from jinja2.ext import Extension, loopcontrols
-from jinja2.filters import FILTERS, do_indent, do_join
+from jinja2.filters import FILTERS
 from jinja2.visitor import NodeTransformer
 
 from fmzoo.errors import InputError
+from fmzoo.text.template_bounds import Budget, Exhausted, check_size, indent, join, replace, tojson
 
-MOST_SOURCE, MOST_TEXT, MOST_ROUNDS, MOST_WORK, MOST_BITS = 200_000, 4_000_000, 50_000, 1_000_000, 128
+MOST_SOURCE, MOST_BITS = 200_000, 128
 # Not among the methods and filters is what makes a long text of a short one (center, format, wordwrap), and chance.
 STRING_METHODS = """
     capitalize count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric isspace istitle isupper
@@ -32,80 +32,6 @@ FAILURES = (
     jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError,
     MemoryError, SyntaxError,
 )  # fmt: skip
-
-
-class _Exhausted(Exception):
-    """A template used up what one rendering may take."""
-
-
-class _Budget:
-    """What one rendering has used."""
-
-    def __init__(self) -> None:
-        self._rounds = self._text = self._work = 0
-
-    def round(self) -> None:
-        """Counts a round of a loop or a call of a macro."""
-        self._rounds += 1
-        if self._rounds > MOST_ROUNDS:
-            raise _Exhausted(f"over {MOST_ROUNDS} rounds of its loops")
-
-    def write(self, value: Any) -> Any:
-        """Counts what is written, also what is written into a variable."""
-        self._text += len(value) if isinstance(value, str) else len(str(self.measure(value)))
-        if self._text > MOST_TEXT:
-            raise _Exhausted(f"over {MOST_TEXT} characters")
-        return value
-
-    def measure(self, value: Any) -> Any:
-        """Gives a value back, unless it, or all that was measured so far, has grown too large."""
-        left = [value]
-        while left:
-            part = left.pop()
-            self._work += 1
-            if isinstance(part, str):
-                _check_size(len(part))
-                self._work += len(part) // 64
-            elif isinstance(part, list | tuple):
-                left += part
-            elif isinstance(part, dict):
-                left += part.keys()
-                left += part.values()
-            if self._work > MOST_WORK:
-                raise _Exhausted(f"over {MOST_WORK} steps")
-        return value
-
-
-def _check_size(size: int) -> None:
-    if size > MOST_TEXT:
-        raise _Exhausted(f"a value of over {MOST_TEXT} characters")
-
-
-def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    text, old, new = str(text), str(old), str(new)
-    _check_size(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
-    return text.replace(old, new, -1 if count is None else count)
-
-
-@jinja2.pass_eval_context
-def _join(context: Any, values: Any, separator: str = "", attribute: Any = None) -> str:
-    values = list(values)
-    _check_size(sum(len(str(value)) for value in values) + len(values) * len(str(separator)))
-    return do_join(context, values, separator, attribute)
-
-
-def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    room = width if isinstance(width, int) else len(width)
-    _check_size(len(text) + (text.count("\n") + 1) * room)
-    return do_indent(text, width, first, blank)
-
-
-def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    if not (indent is None or (isinstance(indent, int) and indent <= 16)):
-        raise _Exhausted(f"tojson with indent {str(indent)[:20]!r}, where at most 16 is accepted")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @jinja2.pass_context
@@ -166,7 +92,7 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
             undefined=jinja2.Undefined,
         )  # fmt: skip
         self.filters = {name: FILTERS[name] for name in FILTER_NAMES.split()}
-        self.filters |= {"replace": _replace, "join": _join, "indent": _indent, "tojson": _tojson}
+        self.filters |= {"replace": replace, "join": join, "indent": indent, "tojson": tojson}
         self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace")}
         self.globals["raise_exception"] = _raise
 
@@ -181,7 +107,7 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
 
         def format_short(*args: Any, **kwargs: Any) -> str:
             given = [len(str(part)) for part in (*args, *kwargs.values())]
-            _check_size(len(owner) + owner.count("{") * max(given, default=0))
+            check_size(len(owner) + owner.count("{") * max(given, default=0))
             return inner(*args, **kwargs)
 
         return format_short
@@ -200,10 +126,10 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         context.resolve(BUDGET).measure(owner)
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_")}
         if obj.__name__ == "replace":
-            return _replace(owner, *args, **kwargs)
+            return replace(owner, *args, **kwargs)
         if obj.__name__ == "join":
             values = list(*args)
-            _check_size(sum(map(len, values)) + len(owner) * len(values))
+            check_size(sum(map(len, values)) + len(owner) * len(values))
             return owner.join(values)
         return super().call(context, obj, *args, **kwargs)
 
@@ -212,13 +138,13 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         sizes = [len(x) for x in (left, right) if isinstance(x, str | list | tuple)]
         numbers = [x for x in (left, right) if isinstance(x, int | float)]
         if operator == "**" or (operator == "%" and sizes):
-            raise _Exhausted(f"the operator {operator} on {type(left).__name__}, which is not accepted")
+            raise Exhausted(f"the operator {operator} on {type(left).__name__}, which is not accepted")
         if any(isinstance(x, int) and x.bit_length() > MOST_BITS for x in numbers):
-            raise _Exhausted(f"a number of over {MOST_BITS} bits")
+            raise Exhausted(f"a number of over {MOST_BITS} bits")
         if operator == "*" and sizes:
-            _check_size(sizes[0] * int(max([*numbers, 0])))
+            check_size(sizes[0] * int(max([*numbers, 0])))
         elif sizes:
-            _check_size(sum(sizes))
+            check_size(sum(sizes))
         return context.resolve(BUDGET).measure(super().call_binop(context, operator, left, right))
 
 
@@ -254,11 +180,11 @@ def render_template(
     """
     if len(source) > MOST_SOURCE:
         raise InputError(f"chat template has {len(source)} characters; at most {MOST_SOURCE} are accepted")
-    budget, day = _Budget(), today or datetime.date.today()
+    budget, day = Budget(), today or datetime.date.today()
     hidden = {BUDGET: budget, ROUND: budget.round, SIZED: budget.measure, ANSWER: lambda caller: answer(caller())}
     try:
         return _compile(source)[0].render({**values, **hidden, "strftime_now": day.strftime})
-    except _Exhausted as error:
+    except Exhausted as error:
         raise InputError(f"chat template takes {error}; none that a model needs does") from None
     except FAILURES as error:
         raise InputError(f"chat template: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
