@@ -16,6 +16,9 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 LLAMA3 = PUBLISHED["tokenizer.model"].pattern
 QWEN2 = PUBLISHED["qwen.tiktoken"].pattern
 GPT4O = PUBLISHED["o200k_base.tiktoken"].pattern
+QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", GPT2.removesuffix(r"|\s+"), "[0-9][0-9][0-9]")
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")
 TEKKEN = GPT4O.replace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace(r"\p{N}{1,3}", r"\p{N}")
 SPLITS: dict[str, tuple[str, ...]] = {  # the patterns of llama.cpp's `src/llama-vocab.cpp`, applied one after another
     "gpt-2": (GPT2,), "phi-2": (GPT2,), "mpt": (GPT2,), "olmo": (GPT2,), "jais": (GPT2,), "exaone4": (GPT2,),
@@ -24,6 +27,7 @@ SPLITS: dict[str, tuple[str, ...]] = {  # the patterns of llama.cpp's `src/llama
     "llama-bpe": (LLAMA3,), "llama3": (LLAMA3,), "llama-v3": (LLAMA3,), "falcon3": (LLAMA3,), "pixtral": (LLAMA3,),
     "dbrx": (LLAMA3,), "smaug-bpe": (LLAMA3,), "lfm2": (LLAMA3,),
     "qwen2": (QWEN2,), "stablelm2": (QWEN2,), "deepseek-r1-qwen": (QWEN2,), "megrez": (QWEN2,),
+    "qwen35": (QWEN35,), "falcon": FALCON, "deepseek-coder": DEEPSEEK_CODER,
     "tekken": (TEKKEN,), "gpt-4o": (GPT4O,), "llama4": (GPT4O,),
 }  # fmt: skip
 WHOLE_WORDS = {

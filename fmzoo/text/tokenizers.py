@@ -101,7 +101,8 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer | None:
     """Finds a tokenizer in a folder, or reads one from a file.
 
     In a folder the first of `byte_tokenizer.json`, `tokenizer.json` (Hugging Face), `tokenizer.model` (SentencePiece,
-    or tiktoken ranks as in Llama 3), the only other `*.model`, and the only `*.tiktoken` counts.
+    or tiktoken ranks as in Llama 3), `claude.json` (as Anthropic published it), the only other `*.model`, and the only
+    `*.tiktoken` counts.
 
     Args:
       path: a folder or a file, which may be remote (`gs://...`).
@@ -121,7 +122,7 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer | None:
 
 
 def _find(folder: epath.Path) -> epath.Path | None:
-    for name in (ByteTokenizer.FILE, "tokenizer.json", "tokenizer.model"):
+    for name in (ByteTokenizer.FILE, "tokenizer.json", "tokenizer.model", "claude.json"):
         if (folder / name).exists():
             return folder / name
     for pattern in ("*.model", "*.tiktoken"):
@@ -138,6 +139,10 @@ def _find(folder: epath.Path) -> epath.Path | None:
 def _reader(path: epath.Path) -> Callable[[epath.Path], Tokenizer]:
     if path.name == ByteTokenizer.FILE:
         return ByteTokenizer.load
+    if path.name == "claude.json":
+        from fmzoo.text.claude import load_claude
+
+        return load_claude
     if path.suffix == ".json":
         from fmzoo.text.hugging_face import HuggingFaceTokenizer
 

@@ -292,6 +292,45 @@ def test_a_damaged_description_of_ranks_is_refused(tmp_path):
         assert sentence in refused(tmp_path / "tokenizer.tiktoken", ranks)
 
 
+def claude(**changes):
+    """What @anthropic-ai/tokenizer holds, with 258 tokens in two lines."""
+    tokens = [bytes([b]) for b in range(256)] + [b"th", b"the"]
+    encoded = [base64.b64encode(token).decode() for token in tokens]
+    ranks = f"! 5 {' '.join(encoded[:100])}\n! 105 {' '.join(encoded[100:])}\n"
+    specials = {"<EOT>": 0, "<META>": 1, "<META_START>": 2, "<META_END>": 3, "<SOS>": 4}
+    pattern = PUBLISHED["r50k_base.tiktoken"].pattern
+    return {"explicit_n_vocab": 263, "pat_str": pattern, "special_tokens": specials, "bpe_ranks": ranks} | changes
+
+
+def test_claude_s_published_file_is_read(tmp_path):
+    (tmp_path / "claude.json").write_text(json.dumps(claude()))
+    found = load_tokenizer(tmp_path)
+    assert found.encode("the th") == [262, 5 + 32, 261]
+    assert found.decode(found.encode(SAMPLE)) == SAMPLE
+    assert found.encode("<EOT>") != [0]
+    assert (found.vocab_size, found.bos_id, found.eos_id, found.specials["<SOS>"]) == (263, None, 0, 4)
+    found.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").encode(SAMPLE) == found.encode(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"bpe_ranks": None}, "has bpe_ranks 'None'; a str is needed"),
+        ({"special_tokens": {"<EOT>": 2**40}}, "special_tokens must be an object"),
+        ({"special_tokens": {"<EOT>": 5}}, "each id once is needed"),
+        ({"bpe_ranks": "5 IQ=="}, "'! OFFSET' is needed"),
+        ({"bpe_ranks": "! 99999999999 IQ=="}, "'! OFFSET' is needed"),
+        ({"bpe_ranks": "! 5 \ud800"}, "base64 and a rank are needed"),
+        ({"bpe_ranks": "! 5 IQ=="}, "byte 0 has no rank"),
+        ({"pat_str": "("}, "does not compile"),
+    ],
+    ids=range(8),
+)
+def test_a_damaged_file_of_claude_is_refused(change, sentence, tmp_path):
+    assert sentence in refused(tmp_path / "claude.json", claude(**change))
+
+
 def test_a_role_that_is_no_token_is_refused():
     with pytest.raises(InputError, match=r"eos_token '<end>' is not in the tokenizer"):
         HuggingFaceTokenizer(llama_json(), {"eos_token": "<end>"})

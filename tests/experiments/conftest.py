@@ -1,6 +1,0 @@
-"""Scripts import what lies beside them, as they do when run."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
