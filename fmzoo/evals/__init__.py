@@ -1,6 +1,7 @@
 """How good a model is: of text, perplexity and an n-gram baseline; of pictures, distances between features."""
 
 from fmzoo.evals.audit import CHECKS, Check, audit
+from fmzoo.evals.choices import choice_log_probs
 from fmzoo.evals.features import image_features, predict_labels, text_features
 from fmzoo.evals.frechet import frechet_distance, gaussian_distance
 from fmzoo.evals.image_quality import image_quality
@@ -22,6 +23,7 @@ __all__ = [
     "audit",
     "bootstrap",
     "chance_top1",
+    "choice_log_probs",
     "clip_score",
     "density_coverage",
     "frechet_distance",

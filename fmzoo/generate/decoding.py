@@ -158,12 +158,8 @@ def begin(
       capacity: N, for how many new tokens there is room.
       slots: S, for how many tokens of a row, old and new, the cache has room.
     """
-    batch, length = tokens.shape
-    real = segment_ids > 0
-    cache = init_cache(module.config, batch, slots, stacked=False)
-    hidden, _, cache = module.apply({"params": params}, tokens, None, segment_ids, cache, method="features")
-    last = jnp.max(jnp.where(real, jnp.arange(length), 0), axis=1)
-    logits = module.apply({"params": params}, hidden[jnp.arange(batch), last], method="unembed")
+    batch, real = tokens.shape[0], segment_ids > 0
+    logits, cache = read_prompts(module, params, tokens, segment_ids, slots)
     seen = None
     if "repetition_penalty" in rules.active:
         seen = jnp.zeros(logits.shape, bool).at[jnp.arange(batch)[:, None], tokens].max(real)
@@ -174,6 +170,15 @@ def begin(
     position = jnp.sum(real, axis=1, dtype=jnp.int32) - 1
     state = State(output, jnp.int32(0), jnp.zeros(batch, jnp.int32), position, seen, cache)
     return _draw(rules, state, logits)
+
+
+def read_prompts(module: nn.Module, params: Any, tokens: Array, segment_ids: Array, slots: int) -> tuple[Array, Any]:
+    """Logits ``[B, V]`` after the last token of each prompt, and the cache; arguments as in `begin`."""
+    batch, length = tokens.shape
+    cache = init_cache(module.config, batch, slots, stacked=False)
+    hidden, _, cache = module.apply({"params": params}, tokens, None, segment_ids, cache, method="features")
+    last = jnp.max(jnp.where(segment_ids > 0, jnp.arange(length), 0), axis=1)
+    return module.apply({"params": params}, hidden[jnp.arange(batch), last], method="unembed"), cache
 
 
 @functools.partial(jax.jit, static_argnames="module", donate_argnames="state")

@@ -161,10 +161,7 @@ def _plan(
     rows = encode_rows(pretrained, prompts)
     check_room(pretrained.config.context_length, max(map(len, rows)), max_new_tokens)
     stop_ids, stops = _split_stops(pretrained, stop)
-    ids = jnp.arange(len(rows)) if example_ids is None else jnp.asarray(example_ids)
-    if ids.shape != (len(rows),):
-        raise InputError(f"example_ids has {ids.size} numbers for {len(rows)} prompts; one for each is needed")
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
+    keys = row_keys(key, len(rows), example_ids)
     tokens, segment_ids = pad_rows(rows, min(bucket(max(map(len, rows))), pretrained.config.context_length))
     if sharding is not None:
         tokens, segment_ids, keys = jax.device_put((tokens, segment_ids, keys), sharding)
@@ -212,6 +209,14 @@ def _split_stops(pretrained: Pretrained, stop: str | Sequence[str]) -> tuple[lis
     specials = getattr(tokenizer, "specials", {})
     ids = {specials[s] for s in stops if s in specials} | {*pretrained.stop_ids} | ({eos} if eos is not None else set())
     return sorted(ids), [s for s in stops if s not in specials]
+
+
+def row_keys(key: jax.Array, count: int, example_ids: Sequence[int] | None) -> jax.Array:
+    """A key for each row, ``[count]``, by its example id; None is its place."""
+    ids = jnp.arange(count) if example_ids is None else jnp.asarray(example_ids)
+    if ids.shape != (count,):
+        raise InputError(f"example_ids has {ids.size} numbers for {count} prompts; one for each is needed")
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
 
 
 def bucket(size: int) -> int:

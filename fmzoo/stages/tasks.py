@@ -12,6 +12,7 @@ from etils import epath
 from fmzoo import generate, prompts
 from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
+from fmzoo.models.checks import check_positive, check_seed
 from fmzoo.text.files import read_bytes, read_json
 
 
@@ -30,6 +31,12 @@ class TaskConfig:
     max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        check_positive(self, "max_new_tokens")
+        check_seed(self)
+        generate.SamplingConfig(self.temperature)
 
 
 class Model:
@@ -111,16 +118,33 @@ def extract(model: Model, text: str, schema: Any) -> Any:
     """What a text says, as a value of a JSON schema, whatever the model is.
 
     Raises:
-      InputError: the text is empty or too long, the schema unusable, or the answer needs more than max_new_tokens.
+      InputError: as `extractions`.
     """
-    tokenizer, c = model.pretrained.tokenizer, model.config
-    constraint = generate.Constraint(tokenizer, generate.json_schema(schema), model.pretrained.stop_ids)
-    prompt = model.prompt(prompts.extract_as(text, schema))
-    answer = generate.constrained(
-        model.pretrained, prompt.tokens, constraint, jax.random.key(c.seed),
-        max_new_tokens=c.max_new_tokens, temperature=c.temperature,
-    )  # fmt: skip
+    (answer,) = extractions(model, [text], schema)
     return json.loads(answer.text)
+
+
+def extractions(
+    model: Model, texts: Sequence[str], schema: Any, example_ids: Sequence[int] | None = None
+) -> list[generate.Completion]:
+    """The JSON that `extract` reads, of texts that are read together, a row each.
+
+    Args:
+      model: to ask.
+      texts: any.
+      schema: a JSON schema.
+      example_ids: a number for each text that its randomness is keyed by; None is 0 for all.
+
+    Raises:
+      InputError: a text is empty or too long, the schema unusable, or any answer needs more than max_new_tokens.
+    """
+    pretrained, c = model.pretrained, model.config
+    constraint = generate.Constraint(pretrained.tokenizer, generate.json_schema(schema), pretrained.stop_ids)
+    return generate.constrained(
+        pretrained, [model.prompt(prompts.extract_as(text, schema)).tokens for text in texts], constraint,
+        jax.random.key(c.seed), max_new_tokens=c.max_new_tokens, temperature=c.temperature,
+        example_ids=[0] * len(texts) if example_ids is None else example_ids,
+    )  # fmt: skip
 
 
 def read_schema(path: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from fmzoo import generate, models, text
 from fmzoo.errors import InputError
+from fmzoo.generate.sampling import log_prob
 
 TOKENIZER = text.ByteTokenizer()
 SCHEMA = {
@@ -53,20 +54,44 @@ def test_answers_are_of_the_schema(pretrained):
     """However few tokens there are: 41 are the fewest, and a random model seldom ends by itself."""
     constraint = generate.Constraint(TOKENIZER, generate.json_schema(SCHEMA))
     ended = set()
-    for seed in range(24):
-        answer = generate.constrained(
-            pretrained, "x", constraint, jax.random.key(seed), max_new_tokens=41 + 3 * seed, temperature=1.0
-        )
-        check(json.loads(answer.text))
-        assert len(answer.tokens) <= 41 + 3 * seed
-        assert len(answer.tokens) == len(answer.log_probs) == len(answer.model_log_probs)
-        ended.add(answer.ended_by)
+    for room in (41, 110):
+        answers = generate.constrained(pretrained, ["x"] * 25, constraint, jax.random.key(room), max_new_tokens=room)
+        for answer in answers:
+            check(json.loads(answer.text))
+            assert len(answer.tokens) <= room
+            assert len(answer.tokens) == len(answer.log_probs) == len(answer.model_log_probs)
+            ended.add(answer.ended_by)
     assert ended == {"id", "length"}
+
+
+def test_an_answer_is_its_own_whatever_is_beside_it(pretrained):
+    """Rows end at different tokens, some by force: none of it shows in another row."""
+    constraint = generate.Constraint(TOKENIZER, generate.json_schema(SCHEMA))
+    prompts, key = ["x", "a much longer prompt", "y" * 15, "x"], jax.random.key(5)
+    together = generate.constrained(pretrained, prompts, constraint, key, max_new_tokens=60)
+    assert together[0].tokens != together[3].tokens
+    for i, prompt in enumerate(prompts):
+        (alone,) = generate.constrained(pretrained, prompt, constraint, key, max_new_tokens=60, example_ids=[i])
+        assert alone.tokens == together[i].tokens
+        np.testing.assert_allclose(alone.model_log_probs, together[i].model_log_probs, atol=1e-5)
+
+
+def test_log_probs_are_those_of_a_forward_pass(pretrained):
+    answers = generate.constrained(
+        pretrained, ["xy", "a much longer prompt"], generate.Constraint(TOKENIZER, generate.regex("[a-f]{20}")),
+        jax.random.key(0), max_new_tokens=20,
+    )  # fmt: skip
+    for prompt, answer in zip(("xy", "a much longer prompt"), answers, strict=True):
+        begun = [*([] if TOKENIZER.bos_id is None else [TOKENIZER.bos_id]), *TOKENIZER.encode(prompt)]
+        tokens = jax.numpy.array([[*begun, *answer.tokens]])
+        logits = pretrained.module.apply({"params": pretrained.params}, tokens)[0, len(begun) - 1 : -1]
+        expected = log_prob(logits, tokens[0, len(begun) :])
+        np.testing.assert_allclose(answer.model_log_probs, expected, atol=1e-5)
 
 
 def test_a_key_repeats_an_answer(pretrained):
     constraint = generate.Constraint(TOKENIZER, generate.regex("[a-f]{20}"))
-    one, two, other = (
+    (one,), (two,), (other,) = (
         generate.constrained(pretrained, "x", constraint, jax.random.key(seed), max_new_tokens=20) for seed in (0, 0, 1)
     )
     assert one.tokens == two.tokens
@@ -82,7 +107,7 @@ def test_expressions_and_grammars(pretrained):
             (generate.regex("[a-z]{3,9}-[0-9]{2}"), "[a-z]{3,9}-[0-9]{2}"),
             (generate.lark('start: "(" start ")" | "x"'), r"\(*x\)*"),
         ):
-            answer = generate.constrained(
+            (answer,) = generate.constrained(
                 pretrained, "x", generate.Constraint(TOKENIZER, grammar), key, max_new_tokens=14
             )
             assert re.fullmatch(pattern, answer.text), answer.text
@@ -93,8 +118,7 @@ def test_tokens_of_several_bytes(pretrained):
     learned = text.train_bpe(['{"name": "red green", "tags": ["red"], "age": 10}' * 30], 290)
     model = models.Pretrained(pretrained.module, pretrained.params, pretrained.config, learned)
     constraint = generate.Constraint(learned, generate.json_schema(SCHEMA))
-    for seed in range(5):
-        answer = generate.constrained(model, "x", constraint, jax.random.key(seed), max_new_tokens=60)
+    for answer in generate.constrained(model, ["x"] * 5, constraint, jax.random.key(0), max_new_tokens=60):
         check(json.loads(answer.text))
 
 

@@ -34,6 +34,13 @@ def test_extract_gives_a_value_of_the_schema(model):
     assert isinstance(value["who"], str)
 
 
+def test_the_same_text_gives_the_same_value_beside_others(model):
+    said = [answer.text for answer in tasks.extractions(model, ["Ann sailed.", "A ship.", "Ann sailed."], SCHEMA)]
+    assert said[0] == said[2] != said[1]
+    assert json.loads(said[0]) == tasks.extract(model, "Ann sailed.", SCHEMA)
+    assert tasks.extractions(model, ["Ann sailed."], SCHEMA, [1])[0].text != said[0]
+
+
 def test_a_long_text_is_summarized_in_parts(model, monkeypatch):
     asked = []
 
