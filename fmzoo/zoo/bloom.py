@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, layers, heads, parameters, repository
 SIZES = {
@@ -42,7 +42,7 @@ for _size, _figures in SIZES.items():
             parameters=_figures[3],
             sources=(
                 "width, layers, heads, vocabulary: arXiv 2211.05100, table 3",
-                "parameters: counted from the shapes, equal to the released checkpoint's",
+                COUNTED,
             ),
             public="weights (RAIL licence), code, recipe; much of the data",
             assumed="nothing in the architecture",

@@ -4,7 +4,7 @@ import functools
 import math
 
 from fmzoo.models import AttentionConfig, DecoderConfig, ExpertsConfig, LatentConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, dense feed-forward width, layers, heads, vocabulary, queries' latent, YaRN's mscale, parameters
 SIZES = {
@@ -42,7 +42,6 @@ def deepseek(size: str) -> DecoderConfig:
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 for _size, _figures in SIZES.items():
     _third = _size == "v3"
     register(
@@ -55,7 +54,7 @@ for _size, _figures in SIZES.items():
                 f"sizes, experts: arXiv {'2412.19437, section 4.2' if _third else '2405.04434, section 3.1.2'}"
                 + (" and appendix B" if _size == "v2-lite" else ""),
                 "rotary scaling, norm epsilon, vocabulary: the released config.json",
-                COUNT + (" without its layer that predicts a second token" if _third else ""),
+                COUNTED + (" without its layer that predicts a second token" if _third else ""),
             ),
             public="weights (under the publisher's licence), architecture, recipe in outline; not the data",
             assumed="weights in float: the release stores blocks of 8 bits"

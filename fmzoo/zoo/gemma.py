@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, feed-forward width, layers, heads, key-value heads, head width, vocabulary, parameters
 ONE = {
@@ -79,7 +79,6 @@ def _decoder(
 
 
 PUBLIC = "weights (under the Gemma terms), architecture, recipe in outline; not the data"
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 REPORTS = {
     1: ("arXiv 2403.08295, table 1", gemma1, ONE, "google/gemma-{}"),
     2: ("arXiv 2408.00118, table 1 and section 2", gemma2, TWO, "google/gemma-2-{}"),
@@ -97,7 +96,7 @@ for _version, (_report, _make, _sizes, _repository) in REPORTS.items():
                 sources=(
                     f"sizes, windows, caps: {_report}",
                     "scale of scores, thetas: the released config.json",
-                    COUNT,
+                    COUNTED,
                 ),
                 public=PUBLIC,
                 assumed="nothing in the architecture" + ("; the vision tower is left out" if _alone else ""),

@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, layers, heads, parameters
 NEO = {
@@ -48,7 +48,6 @@ def gptj() -> DecoderConfig:
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 for _size, _figures in NEO.items():
     register(
         Entry(
@@ -56,7 +55,7 @@ for _size, _figures in NEO.items():
             system=f"GPT-Neo {_size.upper()}",
             config=functools.partial(gptneo, _size),
             parameters=_figures[-1],
-            sources=("width, layers, heads, windows: the released config.json", COUNT),
+            sources=("width, layers, heads, windows: the released config.json", COUNTED),
             public="weights and code (MIT), recipe; the Pile is no longer distributed",
             assumed="nothing in the architecture",
             repository=f"EleutherAI/gpt-neo-{_size}",

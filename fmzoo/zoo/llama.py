@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, feed-forward width, layers, heads, key-value heads, parameters
 ONE = {
@@ -88,7 +88,6 @@ def _decoder(
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 FROM_PARAMS = "norm epsilon, key-value heads: the released params.json"
 PUBLIC = "weights (under the publisher's licence), architecture, recipe in outline"
 
@@ -99,7 +98,7 @@ for _size, _figures in ONE.items():
             system=f"LLaMA {_size.upper()}",
             config=functools.partial(llama1, _size),
             parameters=_figures[-1],
-            sources=("width, heads, layers: arXiv 2302.13971, table 2", FROM_PARAMS, COUNT),
+            sources=("width, heads, layers: arXiv 2302.13971, table 2", FROM_PARAMS, COUNTED),
             public=PUBLIC,
             assumed="nothing in the architecture",
             repository=f"huggyllama/llama-{'30b' if _size == '33b' else _size}",
@@ -112,7 +111,11 @@ for _size, _figures in TWO.items():
             system=f"Llama 2 {_size.upper()}",
             config=functools.partial(llama2, _size),
             parameters=_figures[-1],
-            sources=("context, grouped queries: arXiv 2307.09288, section 2.2 and appendix A.2.1", FROM_PARAMS, COUNT),
+            sources=(
+                "context, grouped queries: arXiv 2307.09288, section 2.2 and appendix A.2.1",
+                FROM_PARAMS,
+                COUNTED,
+            ),
             public="architecture and results only" if _size == "34b" else PUBLIC,
             assumed="the shape of Code Llama 34B" if _size == "34b" else "nothing in the architecture",
             repository=None if _size == "34b" else f"meta-llama/Llama-2-{_size}-hf",
@@ -129,7 +132,7 @@ for _version, _make, _sizes in (("3", llama3, ("8b", "70b")), ("3.1", llama3_1, 
                 sources=(
                     "sizes: arXiv 2407.21783, table 3" if _version != "3.2" else "sizes: the released params.json",
                     "rotary scaling: the released config.json",
-                    COUNT,
+                    COUNTED,
                 ),
                 public=PUBLIC,
                 assumed="nothing in the architecture",
@@ -142,7 +145,7 @@ register(
         system="Mistral 7B v0.1",
         config=mistral,
         parameters=MISTRAL[-1],
-        sources=("all sizes, window, context: arXiv 2310.06825, table 1", COUNT),
+        sources=("all sizes, window, context: arXiv 2310.06825, table 1", COUNTED),
         public="weights (Apache-2.0), architecture; neither data nor recipe",
         assumed="nothing in the architecture",
         repository="mistralai/Mistral-7B-v0.1",

@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, ExpertsConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, an expert's feed-forward width, layers, heads, key-value heads, context, parameters
 MIXTRAL = {
@@ -51,7 +51,6 @@ def _decoder(
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 for _size, _figures in MIXTRAL.items():
     register(
         Entry(
@@ -62,7 +61,7 @@ for _size, _figures in MIXTRAL.items():
             sources=(
                 "sizes, experts, context: arXiv 2401.04088, table 1" if _size == "8x7b" else "sizes: the config.json",
                 "theta, norm epsilon: the released config.json",
-                COUNT,
+                COUNTED,
             ),
             public="weights (Apache-2.0), architecture; neither data nor recipe",
             assumed="nothing in the architecture",
@@ -79,7 +78,7 @@ for _size, _figures in QWEN.items():
             sources=(
                 "layers, heads, experts: arXiv 2505.09388, table 2",
                 "widths, theta, renormalised scores: the released config.json",
-                COUNT,
+                COUNTED,
             ),
             public="weights (Apache-2.0), architecture, recipe in outline; not the data",
             assumed="a context of 32,768, as pretrained, without the later stretch by YaRN",
@@ -92,7 +91,7 @@ register(
         system="OLMoE-1B-7B-0924",
         config=olmoe,
         parameters=OLMOE[-1],
-        sources=("sizes, experts, norms: arXiv 2409.02060, section 2 and appendix B", COUNT),
+        sources=("sizes, experts, norms: arXiv 2409.02060, section 2 and appendix B", COUNTED),
         public="weights, code and data (Apache-2.0), architecture, recipe, logs",
         assumed="nothing in the architecture",
         repository="allenai/OLMoE-1B-7B-0924",

@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, feed-forward width, layers, heads, key-value heads, parameters, repository
 SIZES = {
@@ -39,7 +39,7 @@ for _size, _figures in SIZES.items():
             sources=(
                 "width, layers, heads, norms, theta: arXiv 2501.00656, table 1 and section 2",
                 "feed-forward width, vocabulary: the released config.json",
-                "parameters: counted from the shapes, equal to the released checkpoint's",
+                COUNTED,
             ),
             public="weights (Apache-2.0), every checkpoint, code, data, recipe",
             assumed="nothing in the architecture",

@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, layers, heads, parameters
 SIZES = {
@@ -52,7 +52,7 @@ for _size, _figures in SIZES.items():
             sources=(
                 "width, layers, heads: arXiv 2205.01068, table 1",
                 "width of embeddings, place of norms: the released config.json",
-                "parameters: counted from the shapes, equal to the released checkpoint's",
+                COUNTED,
             ),
             public="weights (under Meta's licence), code, logbook, recipe; not the data as one set",
             assumed="nothing in the architecture",

@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # name: width, feed-forward width, layers, heads, key-value heads, vocabulary, context, parameters, repository
 SMALL = {
@@ -69,7 +69,6 @@ def phi3(name: str) -> DecoderConfig:
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 REPORTS = {
     "1": "arXiv 2306.11644", "1.5": "arXiv 2309.05463", "2": "Javaheripi and Bubeck 2023, The surprising power",
     "3": "arXiv 2404.14219", "3.5": "arXiv 2404.14219", "4": "arXiv 2412.08905",
@@ -86,7 +85,7 @@ for _name, _figures in (SMALL | LARGE).items():
             sources=(
                 f"architecture: {REPORTS[_version]}",
                 f"all sizes, rotation, windows: the released config.json{_stretched}",
-                COUNT,
+                COUNTED,
             ),
             public="weights (MIT), architecture, recipe in outline; not the data",
             assumed="nothing in the architecture",

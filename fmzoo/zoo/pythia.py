@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, layers, heads, vocabulary, parameters
 PYTHIA = {
@@ -45,7 +45,6 @@ def _decoder(size: tuple[int, ...], activation: str) -> DecoderConfig:
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 PUBLIC = "weights and code (Apache-2.0), every checkpoint, recipe; the Pile is no longer distributed"
 for _size, _figures in PYTHIA.items():
     _table = "the model card" if _size == "14m" else "arXiv 2304.01373, table 1"
@@ -55,7 +54,7 @@ for _size, _figures in PYTHIA.items():
             system=f"Pythia {_size.upper()}",
             config=functools.partial(pythia, _size),
             parameters=_figures[-1],
-            sources=(f"width, layers, heads: {_table}", "vocabulary, rotation: the released config.json", COUNT),
+            sources=(f"width, layers, heads: {_table}", "vocabulary, rotation: the released config.json", COUNTED),
             public=PUBLIC,
             assumed="nothing in the architecture",
             repository=f"EleutherAI/pythia-{_size}",
@@ -67,7 +66,7 @@ register(
         system="GPT-NeoX-20B",
         config=neox,
         parameters=NEOX[-1],
-        sources=("width, layers, heads, rotation: arXiv 2204.06745, section 2", COUNT),
+        sources=("width, layers, heads, rotation: arXiv 2204.06745, section 2", COUNTED),
         public=PUBLIC,
         assumed="nothing in the architecture",
         repository="EleutherAI/gpt-neox-20b",

@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, feed-forward width, layers, heads, key-value heads, head width, vocabulary, parameters
 TWO = {
@@ -54,7 +54,6 @@ def _decoder(
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 for _size, _figures in TWO.items():
     register(
         Entry(
@@ -65,7 +64,7 @@ for _size, _figures in TWO.items():
             sources=(
                 "heads, layers, tying: arXiv 2412.15115, table 1",
                 "widths, epsilon: the base's config.json",
-                COUNT,
+                COUNTED,
             ),
             public="weights, architecture, recipe in outline; not the data",
             assumed="epsilon of the 32b base" if _size in ("14b", "72b") else "nothing in the architecture",
@@ -82,7 +81,7 @@ for _size, _figures in THREE.items():
             sources=(
                 "heads, layers, tying: arXiv 2505.09388, table 1",
                 "widths, theta: the released config.json",
-                COUNT,
+                COUNTED,
             ),
             public="weights (Apache-2.0), architecture, recipe in outline; not the data",
             assumed="a context of 32,768, as pretrained, without the later stretch by YaRN",

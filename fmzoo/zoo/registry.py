@@ -7,6 +7,8 @@ from fmzoo.errors import InputError, nearest
 from fmzoo.interop.packages import Package
 from fmzoo.models import DecoderConfig
 
+COUNTED = "parameters: counted from the shapes, equal to the released checkpoint's"  # a source that many entries have
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:

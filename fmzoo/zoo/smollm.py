@@ -4,7 +4,7 @@ import functools
 
 from fmzoo.interop.packages import Package
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig, RopeConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, feed-forward width, layers, heads, key-value heads, parameters
 TWO = {
@@ -44,7 +44,6 @@ def _decoder(
     )
 
 
-COUNT = "parameters: counted from the shapes, equal to the released checkpoint's"
 for _size, _figures in TWO.items():
     register(
         Entry(
@@ -52,7 +51,7 @@ for _size, _figures in TWO.items():
             system=f"SmolLM2 {_size.upper()}",
             config=functools.partial(smollm2, _size),
             parameters=_figures[-1],
-            sources=("all sizes, context, theta: the released config.json", COUNT),
+            sources=("all sizes, context, theta: the released config.json", COUNTED),
             public="weights (Apache-2.0), recipe, most of the data",
             assumed="nothing in the architecture",
             repository=f"HuggingFaceTB/SmolLM2-{_size.upper()}",
@@ -64,7 +63,7 @@ register(
         system="SmolLM2 135M Instruct",
         config=functools.partial(smollm2, "135m"),
         parameters=TWO["135m"][-1],
-        sources=("all sizes, context, theta: the metadata of the packaged file", COUNT),
+        sources=("all sizes, context, theta: the metadata of the packaged file", COUNTED),
         public="weights (Apache-2.0), recipe, most of the data",
         assumed="nothing in the architecture; the packaged weights are rounded to 4 bits (Q4_1)",
         repository="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -77,7 +76,7 @@ register(
         system="SmolLM3 3B",
         config=smollm3,
         parameters=THREE[-1],
-        sources=("all sizes, context, theta, layers without rotation: the released config.json", COUNT),
+        sources=("all sizes, context, theta, layers without rotation: the released config.json", COUNTED),
         public="weights (Apache-2.0), recipe, most of the data",
         assumed="nothing in the architecture",
         repository="HuggingFaceTB/SmolLM3-3B",

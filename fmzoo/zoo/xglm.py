@@ -3,7 +3,7 @@
 import functools
 
 from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
-from fmzoo.zoo.registry import Entry, register
+from fmzoo.zoo.registry import COUNTED, Entry, register
 
 # size: width, feed-forward width, layers, heads, parameters
 SIZES = {
@@ -44,7 +44,7 @@ for _size, _figures in SIZES.items():
             sources=(
                 "width, layers: arXiv 2112.10668, table 1",
                 "heads, feed-forward width: the released config.json",
-                "parameters: counted from the shapes, equal to the released checkpoint's",
+                COUNTED,
             ),
             public="weights (MIT), architecture, recipe in outline; not the data",
             assumed="nothing in the architecture",
