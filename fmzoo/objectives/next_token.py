@@ -45,8 +45,8 @@ def next_token(
       train: draw dropout if the config has any.
 
     Returns:
-      An objective with the term ``loss`` and, if the loss is shaped by the first two, the metric ``nats`` without them;
-      with ``balance`` the metric ``peak_load`` too.
+      An objective with the term ``loss`` and, if the loss is shaped by the first two and all logits are held, the metric
+      ``nats`` without them; with ``balance`` the metric ``peak_load`` too.
 
     Raises:
       InputError: a coefficient is for experts, and the module has none.
@@ -101,7 +101,10 @@ def token_losses(
     label_smoothing: float,
     chunk: int | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss of each token ``[B, T]``, and the same without z-loss and smoothing, not differentiated."""
+    """The loss of each token ``[B, T]``, and the same without z-loss and smoothing, not differentiated.
+
+    In chunks, where that would make all logits once more, the second is the first.
+    """
     shaping = {"z_loss": z_loss, "label_smoothing": label_smoothing}
     if chunk is not None:
         losses = chunked_cross_entropy(unembed, hidden, targets, chunk=chunk, **shaping)
