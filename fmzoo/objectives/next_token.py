@@ -45,8 +45,8 @@ def next_token(
       train: draw dropout if the config has any.
 
     Returns:
-      An objective with the term ``loss`` and, if the loss is shaped by the first two and all logits are held, the metric
-      ``nats`` without them; with ``balance`` the metric ``peak_load`` too.
+      An objective with the term ``loss`` and, if the loss is shaped by the first two and all logits are held, the
+      metric ``nats`` without them; with ``balance`` the metric ``peak_load`` too.
 
     Raises:
       InputError: a coefficient is for experts, and the module has none.
