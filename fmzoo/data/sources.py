@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from fmzoo.data.embedded import CORPORA, SPLITS, EmbeddedDocuments
-from fmzoo.data.folders import files_below
+from fmzoo.data.folders import files_by_split, files_of_split
 from fmzoo.data.mixtures import Mixture
 from fmzoo.data.text_files import READERS, Concatenated
 from fmzoo.errors import InputError, nearest
@@ -52,7 +52,7 @@ def splits(name: epath.PathLike) -> tuple[str, ...]:
     if name in CORPORA:
         return tuple(s for s in SPLITS if any(r.split == s for r in EmbeddedDocuments(name, "all").records))
     if _exists(name):
-        named = _by_split(_files(epath.Path(name)), epath.Path(name))
+        named = files_by_split(epath.Path(name), tuple(READERS))
         return tuple(s for s in SPLITS if s in named) or ("train",)
     if parts := _mixture(name):
         common = [splits(part) for part in parts]
@@ -117,39 +117,11 @@ def _tfds_name(name: str) -> str:
 
 
 def _read_files(path: epath.Path, split: str, field: str) -> Sequence[str]:
-    files = _files(path)
-    if not files:
-        raise InputError(f"data {path} holds no {KINDS} file")
-    if split != "all":
-        named = _by_split(files, path) or {"train": files}
-        if split not in named:
-            raise InputError(f"data {path} has no split {split!r}; {nearest(split, [*named, 'all'])}")
-        files = named[split]
-    return Concatenated([_reader(file)(file, field) for file in files])
+    return Concatenated([_reader(file)(file, field) for file in files_of_split(path, split, tuple(READERS))])
 
 
-def _files(path: epath.Path) -> list[epath.Path]:
-    if not path.is_dir():
-        if _reader(path) is None:
-            raise InputError(f"data {path} is of no known kind; {KINDS} is needed")
-        return [path]
-    return sorted(files_below(path, lambda file: _reader(file) is not None))
-
-
-def _reader(path: epath.Path) -> Callable[[epath.Path, str], Sequence[str]] | None:
-    return next((reader for suffix, reader in READERS.items() if path.name.endswith(suffix)), None)
-
-
-def _by_split(files: list[epath.Path], folder: epath.Path) -> dict[str, list[epath.Path]]:
-    """Sorts a folder's files by the split that their name or folder begins with; nothing if none is so named."""
-    named: dict[str, list[epath.Path]] = {}
-    for file in files if folder.is_dir() else ():
-        for part in file.relative_to(folder).parts:
-            words = part.replace("-", ".").replace("_", ".").split(".")
-            if words[0] in SPLITS:
-                named.setdefault(words[0], []).append(file)
-                break
-    return named
+def _reader(path: epath.Path) -> Callable[[epath.Path, str], Sequence[str]]:
+    return next(reader for suffix, reader in READERS.items() if path.name.endswith(suffix))
 
 
 def _check(documents: Sequence[str], name: str) -> None:

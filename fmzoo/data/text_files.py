@@ -60,9 +60,14 @@ class JsonLines(Sequence[str]):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> str:
-        return text_of(self._line(index), self.field, f"{self.path} line {self._numbers[index]}")
+        return text_of(self.line(index), self.field, self.place(index))
 
-    def _line(self, index: int) -> bytes:
+    def place(self, index: int) -> str:
+        """The file and the line, for an error."""
+        return f"{self.path} line {self._numbers[index]}"
+
+    def line(self, index: int) -> bytes:
+        """The line of a document as it stands in the file."""
         begin, end = self._offsets[index].tolist()
         self._file.seek(begin)
         return self._file.read(end - begin)
@@ -98,7 +103,8 @@ class GzippedJsonLines(JsonLines):
             raise InputError(f"{self.path} unpacks to more than {LARGEST_UNPACKED} bytes; split it into several files")
         return content
 
-    def _line(self, index: int) -> bytes:
+    def line(self, index: int) -> bytes:
+        """The line of a document as it stands in the file."""
         begin, end = self._offsets[index].tolist()
         return self._content[begin:end]
 
@@ -108,31 +114,15 @@ class ParquetFile(Sequence[str]):
 
     def __init__(self, path: epath.PathLike, field: str = "text"):
         self.path, self.field = epath.Path(path), field
-        names, self._length = self._describe()
+        names, self._length = describe_parquet(self.path)
         if field not in names:
             raise InputError(f"{self.path} has no column {field!r}; {nearest(field, names)}")
-
-    def _describe(self) -> tuple[list[str], int]:
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            with _open(self.path) as file:
-                described = parquet.ParquetFile(file)
-                return described.schema_arrow.names, described.metadata.num_rows
-        except (pyarrow.ArrowException, OSError):
-            raise InputError(f"{self.path} is not a Parquet file") from None
 
     @functools.cached_property
     def _column(self) -> Any:
         import pyarrow
-        from pyarrow import parquet
 
-        try:
-            with _open(self.path) as file:
-                column = parquet.read_table(file, columns=[self.field]).column(0)
-        except (pyarrow.ArrowException, OSError):
-            raise InputError(f"{self.path} is damaged: its column {self.field!r} cannot be read") from None
+        column = read_parquet(self.path, self.field).column(0)
         kinds = pyarrow.types
         if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
             raise InputError(f"{self.path} column {self.field!r} is {str(column.type)[:40]}; a string column is needed")
@@ -152,6 +142,32 @@ class ParquetFile(Sequence[str]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_column"}
+
+
+def describe_parquet(path: epath.Path) -> tuple[list[str], int]:
+    """The names of a Parquet file's columns, and how many rows it has."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with _open(path) as file:
+            described = parquet.ParquetFile(file)
+            return described.schema_arrow.names, described.metadata.num_rows
+    except (pyarrow.ArrowException, OSError):
+        raise InputError(f"{path} is not a Parquet file") from None
+
+
+def read_parquet(path: epath.Path, field: str | None = None) -> Any:
+    """The table of a Parquet file: one column of it, or all."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with _open(path) as file:
+            return parquet.read_table(file, columns=None if field is None else [field])
+    except (pyarrow.ArrowException, OSError):
+        what = "it" if field is None else f"its column {field!r}"
+        raise InputError(f"{path} is damaged: {what} cannot be read") from None
 
 
 READERS = {
@@ -179,16 +195,24 @@ class Concatenated(Sequence[str]):
         return self.parts[part][index - (self._ends[part - 1] if part else 0)]
 
 
-def text_of(line: bytes, field: str, place: str) -> str:
-    """Returns the text of one JSON record; `place` says where it stands if it is not one."""
+def object_of(line: bytes, place: str, needed: str = "an object") -> dict[str, Any]:
+    """Returns one JSON record; `place` says where it stands if it is not one, and `needed` what it should be."""
     try:
         record = json.loads(_utf8(line, place))
     except RecursionError:
         raise InputError(f"{place} is not JSON (nested too deeply)") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{place} is not JSON ({error.msg} at column {error.colno})") from None
+    except ValueError:  # an integer of more digits than Python converts
+        raise InputError(f"{place} is not JSON (a number is too long)") from None
     if not isinstance(record, dict):
-        raise InputError(f"{place} is a JSON {type(record).__name__}; an object with {field!r} is needed")
+        raise InputError(f"{place} is a JSON {type(record).__name__}; {needed} is needed")
+    return record
+
+
+def text_of(line: bytes, field: str, place: str) -> str:
+    """Returns the text of one JSON record; `place` says where it stands if it is not one."""
+    record = object_of(line, place, f"an object with {field!r}")
     if field not in record:
         raise InputError(f"{place} has no field {field!r}; {nearest(field, record)}"[:299])
     text = record[field]

@@ -39,6 +39,7 @@ from fmzoo.models.quantized import (
     quantize,
     quantize_params,
 )
+from fmzoo.models.reward_model import REWARD_RULES, RewardModel, init_reward_model
 from fmzoo.models.sharding import DECODER_RULES, check_mesh
 from fmzoo.models.t5 import T5_RULES, T5Config, T5Encoder
 from fmzoo.models.text_to_image import TextToImageConfig, encode_prompts
@@ -52,6 +53,7 @@ __all__ = [
     "CLIP_TEXT_RULES",
     "DECODER_RULES",
     "DIT_RULES",
+    "REWARD_RULES",
     "T5_RULES",
     "UNET_RULES",
     "AttentionConfig",
@@ -77,6 +79,7 @@ __all__ = [
     "NormConfig",
     "PatchDiscriminator",
     "Pretrained",
+    "RewardModel",
     "RopeConfig",
     "T5Config",
     "T5Encoder",
@@ -100,6 +103,7 @@ __all__ = [
     "image_model_parameters",
     "init_cache",
     "init_lora",
+    "init_reward_model",
     "is_quantized",
     "join",
     "join_projections",

@@ -100,13 +100,19 @@ def _close(cursor: Cursor, index: int) -> tuple[Pieces, Cursor]:
 PACKERS = {"concatenate_and_split": concatenate_row, "first_fit": first_fit_row}
 
 
-def fill_row(pieces: Pieces, tokens: Callable[[int], npt.ArrayLike], length: int) -> Row:
+def fill_row(
+    pieces: Pieces,
+    tokens: Callable[[int], npt.ArrayLike],
+    length: int,
+    weights: Callable[[int], npt.ArrayLike] | None = None,
+) -> Row:
     """Makes the arrays of a planned row.
 
     Args:
       pieces: what the row holds, at most `length` pairs.
       tokens: a document's token ids by its number, int[n].
       length: T.
+      weights: what a document's tokens weigh in the loss by its number, float[n]; None is 1 for each.
 
     Returns:
       `inputs`, `targets`, `positions`, `segment_ids` int32[T] and `weights` float32[T].
@@ -121,7 +127,9 @@ def fill_row(pieces: Pieces, tokens: Callable[[int], npt.ArrayLike], length: int
         row["targets"][place] = ids[start + 1 : stop + 1]
         row["positions"][place] = np.arange(stop - start)
         row["segment_ids"][place] = segment
-        row["weights"][place] = 1
+        row["weights"][place] = (
+            1 if weights is None else np.asarray(weights(document), np.float32)[start + 1 : stop + 1]
+        )
     return row
 
 
