@@ -10,8 +10,9 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fmzoo.errors import InputError
-from fmzoo.interop import safetensors
-from fmzoo.interop.layouts import POINTWISE, TRANSPOSED, Layout
+from fmzoo.interop import folders, safetensors
+from fmzoo.interop.layouts import POINTWISE, Layout
+from fmzoo.interop.lora_factors import Factors, join_up, split_up, stand_together, torch_shape
 from fmzoo.interop.lora_names import PEFT, Pair, read_pairs, spellings
 from fmzoo.interop.lora_scales import CONFIG, read_alphas, write_config
 from fmzoo.interop.mapping import Table, locations
@@ -19,7 +20,6 @@ from fmzoo.interop.structure import Place, Structure
 
 WEIGHTS = "adapter_model.safetensors"
 Tree = dict[str, Any]
-DENSE = (TRANSPOSED, POINTWISE)  # the layouts that keep the order of inputs and outputs
 
 
 class Target(NamedTuple):
@@ -28,12 +28,17 @@ class Target(NamedTuple):
     table: Table
     structure: Structure
 
+    @property
+    def keeps_inputs_first(self) -> bool:
+        """Whether theirs holds kernels as ``[in, out]`` (GPT-2), which PEFT has to be told."""
+        return any(layout.outputs == 1 for _, layout in locations(self.table, self.structure).values())
+
 
 class Change(NamedTuple):
-    """A layer's low-rank change in torch's layout, its scale in ``up``, and where its kernel is."""
+    """A layer's low-rank change in torch's layout, its scale in ``up``, and where its kernel is, or its kernels are."""
 
     module: str
-    place: Place
+    places: list[Place]
     layout: Layout
     down: np.ndarray  # [r, in], or [r, in, k, k] where torch has a convolution
     up: np.ndarray  # [out, r]
@@ -58,7 +63,7 @@ def load(path: epath.PathLike, targets: Mapping[str, Target], alone: str = "unet
     adapters = {}
     for component, changes in _read(path, targets, alone).items():
         for change in changes:
-            if change.layout not in DENSE:
+            if change.layout.outputs is None:
                 raise InputError(
                     f"{path} adapts {change.module}, which is no dense kernel of its own (a convolution, perhaps); "
                     "lora_files.merge is needed"
@@ -90,12 +95,14 @@ def merge(
     for component, changes in _read(path, targets, alone).items():
         flat = flatten_dict(params[component], sep="/")
         for change in changes:
-            kernel, shape = flat[change.place.path], targets[component].structure.shape(change.place)
             product = scale * (change.up @ change.down.reshape(len(change.down), -1))
             theirs = product.reshape(len(change.up), *change.down.shape[1:])
-            (ours,) = change.layout.to_ours([theirs], [shape])
-            index = ... if change.place.copy is None else change.place.copy
-            flat[change.place.path] = jnp.asarray(kernel).at[index].add(jnp.asarray(ours, kernel.dtype))
+            shapes = [targets[component].structure.shape(place) for place in change.places]
+            parts = change.layout.to_ours([theirs.T if change.layout.outputs == 1 else theirs], shapes)
+            for place, part, shape in zip(change.places, parts, shapes, strict=True):
+                kernel, index = flat[place.path], ... if place.copy is None else place.copy
+                part = jnp.asarray(part.reshape(shape), kernel.dtype)
+                flat[place.path] = jnp.asarray(kernel).at[index].add(part)
         result[component] = unflatten_dict(flat, sep="/")
     return result
 
@@ -118,24 +125,32 @@ def save(path: epath.PathLike, adapters: Mapping[str, Tree], targets: Mapping[st
     _write_new(epath.Path(path), tensors)
 
 
-def save_peft(folder: epath.PathLike, adapters: Tree, target: Target, scale: float = 1.0) -> None:
+def save_peft(
+    folder: epath.PathLike, adapters: Tree, target: Target, scale: float = 1.0, task: str | None = None
+) -> None:
     """Writes one network's adapters as a folder of PEFT: `adapter_config.json` and `adapter_model.safetensors`.
+
+    Args:
+      folder: a folder that is not there or empty; may be remote.
+      adapters: of the network.
+      target: its mapping and structure.
+      scale: as in `save`.
+      task: PEFT's name of what the network is for, such as ``CAUSAL_LM``.
 
     Raises:
       InputError: as in `save`, or the folder holds something.
     """
-    from fmzoo.interop.folders import new_folder
-
     tensors = _theirs(adapters, target, scale)
     ranks = {name.removesuffix(".lora_A.weight"): len(x) for name, x in tensors.items() if ".lora_A." in name}
-    with new_folder(folder) as inside:
+    with folders.new_folder(folder) as inside:
         safetensors.write_file(inside / WEIGHTS, {f"{PEFT}{name}": x for name, x in tensors.items()})
-        write_config(inside / CONFIG, ranks)
+        write_config(inside / CONFIG, ranks, target.keeps_inputs_first, task)
 
 
 def _read(path: epath.PathLike, targets: Mapping[str, Target], alone: str) -> dict[str, list[Change]]:
     path = epath.Path(path)
     file = path / WEIGHTS if path.is_dir() else path
+    folders.refuse_pickles([file] if file.exists() or not path.is_dir() else sorted(path.iterdir()))
     tensors = safetensors.read_file(file)
     alphas = read_alphas(path, file)
     found = read_pairs(tensors, alone)
@@ -146,7 +161,8 @@ def _read(path: epath.PathLike, targets: Mapping[str, Target], alone: str) -> di
     for component, pairs in found.items():
         target = targets[component]
         places = locations(target.table, target.structure)
-        names = spellings([name.removesuffix(".weight") for name in places], target.table.renames)
+        modules = [name.removesuffix(".weight") for name in places if name.endswith(".weight")]
+        names = spellings(modules, target.table.renames)
         changes = []
         for pair in pairs:
             if pair.module not in names:
@@ -159,11 +175,10 @@ def _read(path: epath.PathLike, targets: Mapping[str, Target], alone: str) -> di
     return result
 
 
-def _change(pair: Pair, module: str, place: Place, layout: Layout, scaling: Any, target: Target) -> Change:
+def _change(pair: Pair, module: str, places: list[Place], layout: Layout, scaling: Any, target: Target) -> Change:
     """A checked pair; ``scaling`` gives the scale of a rank, where the file does not hold an alpha for the layer."""
     down, up = (np.asarray(pair.tensors[name]) for name in ("down", "up"))
-    shape = target.structure.shape(place)
-    (theirs,) = (x.shape for x in layout.to_theirs([np.broadcast_to(np.float32(0), shape)]))
+    theirs = torch_shape(layout, [target.structure.shape(place) for place in places])
     if layout is POINTWISE and down.ndim == 2:
         down = down[:, :, None, None]
     rank = down.shape[0] if down.ndim else 0
@@ -183,41 +198,55 @@ def _change(pair: Pair, module: str, place: Place, layout: Layout, scaling: Any,
     if not math.isfinite(scale):
         raise InputError(f"the LoRA matrices of {module} have the scale {scale}; a finite number is needed")
     up = up.reshape(theirs[0], rank).astype(np.float32) * np.float32(scale)
-    return Change(module, place, layout, down.astype(np.float32), up)
+    return Change(module, places, layout, down.astype(np.float32), up)
 
 
 def _tree(changes: list[Change], structure: Structure) -> Tree:
     flat: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
     for change in changes:
-        ranks[change.place.path] = max(ranks.get(change.place.path, 0), len(change.down))
-    for _, place, _, down, up in changes:
-        *lead, inputs, outputs = structure.shapes[place.path]
-        a, b = (f"{place.path}/{name}" for name in "ab")
-        if a not in flat:
-            flat[a] = np.zeros((*lead, inputs, ranks[place.path]), np.float32)
-            flat[b] = np.zeros((*lead, ranks[place.path], outputs), np.float32)
-        index = ... if place.copy is None else place.copy
-        flat[a][index][:, : len(down)], flat[b][index][: len(down)] = down.reshape(len(down), -1).T, up.T
+        for place in change.places:
+            ranks[place.path] = max(ranks.get(place.path, 0), len(change.down))
+    for _, places, layout, down, up in changes:
+        parts = split_up(up, layout, [structure.shapes[place.path][-1] for place in places])
+        for place, part in zip(places, parts, strict=True):
+            *lead, inputs, outputs = structure.shapes[place.path]
+            a, b = (f"{place.path}/{name}" for name in "ab")
+            if a not in flat:
+                flat[a] = np.zeros((*lead, inputs, ranks[place.path]), np.float32)
+                flat[b] = np.zeros((*lead, ranks[place.path], outputs), np.float32)
+            index = ... if place.copy is None else place.copy
+            flat[a][index][:, : len(down)], flat[b][index][: len(down)] = down.reshape(len(down), -1).T, part
     return unflatten_dict({path: jnp.asarray(x) for path, x in flat.items()}, sep="/")
 
 
 def _theirs(adapters: Tree, target: Target, scale: float) -> dict[str, np.ndarray]:
     flat = {path: np.asarray(x) for path, x in flatten_dict(adapters, sep="/").items()}
     tensors, written = {}, set()
-    for name, (place, layout) in locations(target.table, target.structure).items():
-        if f"{place.path}/a" in flat and layout in DENSE:
-            index, tail = ... if place.copy is None else place.copy, (1, 1) if layout is POINTWISE else ()
-            for letter, factor in (("a", 1.0), ("b", scale)):
-                matrix = flat[f"{place.path}/{letter}"][index]
-                theirs = np.ascontiguousarray((matrix * factor).astype(matrix.dtype).T)
-                tensors[name.replace(".weight", f".lora_{letter.upper()}.weight")] = theirs.reshape(
-                    *theirs.shape, *tail
-                )
-            written.add(place.path)
+    for name, (places, layout) in locations(target.table, target.structure).items():
+        changes = [_factors(flat, place, scale) for place in places]
+        if layout.outputs is None or changes == [None] * len(places):
+            continue
+        written.update(place.path for place in places)
+        down, parts = stand_together(changes, [target.structure.shapes[place.path][-1] for place in places])
+        if down.shape[1]:  # a layer of a stack may have no change
+            up = join_up(parts, layout)
+            theirs = {"A": down.T.reshape(*down.T.shape, *up.shape[2:]), "B": up}
+            for letter, matrix in theirs.items():
+                tensors[name.replace(".weight", f".lora_{letter}.weight")] = np.ascontiguousarray(matrix)
     if lost := sorted({path.rpartition("/")[0] for path in flat} - written):
         raise InputError(f"there is an adapter at {lost[0]}, where files have no dense kernel of their own")
+    if not tensors:
+        raise InputError("the adapters hold no number but 0; adapters that were trained are needed")
     return tensors
+
+
+def _factors(flat: Mapping[str, np.ndarray], place: Place, scale: float) -> Factors | None:
+    """The adapter of one layer's kernel, its scale in ``b``."""
+    if f"{place.path}/a" not in flat:
+        return None
+    a, b = (flat[f"{place.path}/{name}"][... if place.copy is None else place.copy] for name in "ab")
+    return Factors(a, (b * scale).astype(b.dtype))
 
 
 def _write_new(path: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:

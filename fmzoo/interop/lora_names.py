@@ -45,7 +45,7 @@ def read_pairs(tensors: Mapping[str, Any], alone: str) -> dict[str, list[Pair]]:
 
     Args:
       tensors: of the file, by name.
-      alone: the component, where the names do not tell one, as in PEFT's files.
+      alone: the component, where the names do not tell one, as in PEFT's files; one that no system has is the only one.
 
     Raises:
       InputError: a name is none of LoRA's, or a layer has only one of the two tensors.
@@ -78,6 +78,8 @@ def _split(name: str) -> tuple[str, str]:
 
 def _component(full: str, alone: str) -> tuple[str, str]:
     full = full.removeprefix(PEFT)
+    if alone not in DOTTED.values():
+        return alone, full
     for prefix, component in (DOTTED | FLAT).items():
         if full.startswith(prefix):
             return component, full.removeprefix(prefix)

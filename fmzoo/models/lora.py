@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fmzoo.errors import InputError
-from fmzoo.models.projection import Lora
+from fmzoo.models.projection import Lora, as_array
 
 Array = jax.Array
 Tree = dict[str, Any]
@@ -76,7 +76,22 @@ def join(base: Tree, adapters: Tree, scale: float = 1.0) -> Tree:
 
 
 def merge(base: Tree, adapters: Tree, scale: float = 1.0) -> Tree:
-    """The base with ``W + A B * scale`` in place of each adapted kernel: new arrays there, the base's own elsewhere."""
+    """The base with ``W + A B * scale`` in place of each adapted kernel: new arrays there, the base's own elsewhere.
+
+    A new array has the dtype of the kernel that it replaces, or float32 where that is a node in fewer bits.
+    """
     if adapters.keys() == {"a", "b"}:
-        return base + jnp.matmul(adapters["a"], adapters["b"]) * scale
+        kernel = as_array(base)
+        return (kernel + jnp.matmul(adapters["a"], adapters["b"]) * scale).astype(kernel.dtype)
     return {name: merge(value, adapters[name], scale) if name in adapters else value for name, value in base.items()}
+
+
+def separate(params: Tree) -> tuple[Tree, Tree]:
+    """The inverse of `join`: the base, and the adapters of its `Lora` nodes with their scales in ``b``."""
+    if isinstance(params, Lora):
+        return params.kernel, {"a": params.a, "b": params.b * params.scale}
+    if not isinstance(params, dict):
+        return params, {}
+    pairs = {name: separate(value) for name, value in params.items()}
+    adapters = {name: found for name, (_, found) in pairs.items() if found}
+    return {name: base for name, (base, _) in pairs.items()}, adapters
