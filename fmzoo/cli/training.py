@@ -74,12 +74,12 @@ def finetune(arguments: Sequence[str]) -> None:
     if not asks_help and (not arguments or arguments[0].startswith("-")):
         raise InputError("fmzoo finetune needs a SOURCE first; the folder of a run, or of a model to load, is needed")
     source, rest = ("SOURCE", arguments) if asks_help else (arguments[0], arguments[1:])
-    config = stages.FinetuneImagesConfig(source=source) if asks_help else stages.finetuning(source)
+    config = stages.FinetuneTextConfig(source=source) if asks_help else stages.finetuning(source)
     kind = type(config)
 
     @dataclasses.dataclass(frozen=True)
     class Finetune:
-        """Trains low-rank adapters of a model, or goes on where the folder's run stopped."""
+        """Trains a model further, by low-rank adapters unless told otherwise, or goes on where the folder's run stopped."""
 
         workdir: str  # of the run: the same line again goes on
         config: Annotated[kind, arg(name="")]

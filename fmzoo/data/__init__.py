@@ -3,7 +3,7 @@
 from fmzoo.data.framing import Framing
 from fmzoo.data.image_iterator import ImageIterator
 from fmzoo.data.image_sources import image_splits, images
-from fmzoo.data.iterator import TextIterator
+from fmzoo.data.iterator import ChatIterator, TextIterator
 from fmzoo.data.mixtures import Mixture
 from fmzoo.data.pictures import Picture
 from fmzoo.data.record_files import Records, records
@@ -13,6 +13,7 @@ from fmzoo.data.row_iterator import merge_states
 from fmzoo.data.sources import source, splits
 
 __all__ = [
+    "ChatIterator",
     "ChatRows",
     "Conversation",
     "Framing",

@@ -8,7 +8,7 @@ With fewer documents than streams, several streams begin with the same one; they
 van der Corput sequence 0, 1/2, 1/4, 3/4, ... of its length), so that one long text still gives different rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,16 @@ from fmzoo.data.orders import Place, order_of
 from fmzoo.data.row_iterator import Batch, example_ids
 from fmzoo.errors import InputError
 from fmzoo.text.packing import PACKERS, Cursor, Piece, Row, fill_row
-from fmzoo.text.tokenizers import Tokenizer, encode_document
+
+
+class Encoded(NamedTuple):
+    """A document's tokens, and what each weighs in the loss; None is 1 for each."""
+
+    tokens: Sequence[int]
+    weights: Sequence[float] | None = None
+
+
+Encode = Callable[[Any], Encoded]
 
 
 class Settings(NamedTuple):
@@ -33,11 +42,11 @@ class Settings(NamedTuple):
 class RowStreams:
     """The streams of a range of rows, read in step; this is what a host, or one worker process of it, runs."""
 
-    def __init__(self, documents: Sequence[str], tokenizer: Tokenizer, rows: range, settings: Settings):
-        self.documents, self.tokenizer, self.rows, self.settings = documents, tokenizer, rows, settings
+    def __init__(self, documents: Sequence[Any], encode: Encode, rows: range, settings: Settings):
+        self.documents, self.encode, self.rows, self.settings = documents, encode, rows, settings
         self.order = order_of(documents, settings.seed)
         self.batch = 0
-        self._tokens: dict[Place, np.ndarray] = {}  # of the documents that some cursor is about
+        self._encoded: dict[Place, Encoded] = {}  # the documents that some cursor is about
         self._cursors = [self._first(row) for row in rows]
 
     def _first(self, row: int) -> Cursor:
@@ -59,25 +68,29 @@ class RowStreams:
 
         length = self.settings.length
         pieces, cursor = PACKERS[self.settings.packing](cursor, lambda i: self._pairs(place(i)), length)
-        return fill_row(pieces, lambda i: self._read(place(i)), length), cursor
+        return fill_row(
+            pieces, lambda i: self._read(place(i)).tokens, length, lambda i: self._read(place(i)).weights
+        ), cursor
 
     def _pairs(self, place: Place) -> int:
-        return max(len(self._read(place)) - 1, 0)
+        return max(len(self._read(place).tokens) - 1, 0)
 
-    def _read(self, place: Place) -> np.ndarray:
-        if place not in self._tokens:
-            tokens = np.array(encode_document(self.tokenizer, self.order.read(place)), np.int64)
+    def _read(self, place: Place) -> Encoded:
+        if place not in self._encoded:
+            found = self.encode(self.order.read(place))
+            tokens = np.array(found.tokens, np.int64)
             if tokens.size and tokens.max() >= self.settings.vocab_size:
                 raise InputError(f"token id {tokens.max()} is not under the vocab_size {self.settings.vocab_size}")
-            self._tokens[place] = tokens.astype(np.int32)
-        return self._tokens[place]
+            weights = np.ones(len(tokens)) if found.weights is None else np.asarray(found.weights)
+            self._encoded[place] = Encoded(tokens.astype(np.int32), weights.astype(np.float32))
+        return self._encoded[place]
 
     def _forget(self) -> None:
         needed = set()
         for row, cursor in zip(self.rows, self._cursors, strict=True):
             documents = {cursor.document, *(piece.document for pieces in cursor.rows for piece in pieces)}
             needed |= {self.order.locate(row + i * self.settings.batch_size)[0] for i in documents}
-        self._tokens = {place: tokens for place, tokens in self._tokens.items() if place in needed}
+        self._encoded = {place: found for place, found in self._encoded.items() if place in needed}
 
     def cursors(self) -> dict[str, list]:
         """Returns the cursor of each row, ready for JSON."""
@@ -90,12 +103,12 @@ class RowStreams:
 
     def part(self, rows: range) -> "RowStreams":
         """Returns streams of some of these rows at the same place."""
-        part = RowStreams(self.documents, self.tokenizer, rows, self.settings)
+        part = RowStreams(self.documents, self.encode, rows, self.settings)
         part.resume(self.batch, self.cursors())
         return part
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_tokens": {}}
+        return vars(self) | {"_encoded": {}}
 
 
 def _van_der_corput(n: int) -> float:

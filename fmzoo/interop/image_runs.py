@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax.traverse_util import flatten_dict
 
 from fmzoo import text
 from fmzoo.diffusion import Process
 from fmzoo.errors import InputError
 from fmzoo.interop.config_json import from_json
-from fmzoo.models import Pretrained, init_lora, merge
+from fmzoo.interop.run_checkpoints import check_shapes, read_adapters
+from fmzoo.models import Pretrained, merge
 from fmzoo.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from fmzoo.models.clip_text import ClipText, ClipTextConfig
 from fmzoo.models.denoiser import DenoiserConfig, make_denoiser, needed_conditions
@@ -164,15 +164,8 @@ def load_adapted_run(folder: epath.Path, values: Any, base: Pretrained, average:
     Raises:
       InputError: the config or the checkpoint is damaged, or they do not fit each other.
     """
-    from fmzoo.train import checkpoints
-
-    rank, alpha, targets = (values.get(name) for name in ("rank", "alpha", "targets"))
-    if not (isinstance(rank, int) and isinstance(alpha, int | float) and isinstance(targets, str) and rank > 0):
-        raise InputError(f"{folder / 'config.json'} has rank {rank!r} and alpha {alpha!r}; numbers above 0 are needed")
-    adapters, step = checkpoints.load_params(folder / "checkpoints", average=average)
-    needed = jax.eval_shape(lambda: init_lora(jax.random.key(0), base.params, rank, targets))
-    check_shapes(adapters, needed, folder / f"checkpoints/{step}")
-    return dataclasses.replace(base, params=merge(base.params, jax.tree.map(jnp.asarray, adapters), alpha / rank))
+    adapters, scale = read_adapters(folder, values, base.params, average)
+    return dataclasses.replace(base, params=merge(base.params, adapters, scale))
 
 
 def load_autoencoder_run(folder: epath.Path, values: Any, dtype: str, average: bool) -> Pretrained:
@@ -206,19 +199,6 @@ def autoencoder_like(config: AutoencoderConfig) -> Any:
     image = jnp.zeros((1, config.factor, config.factor, config.image_channels))
     shapes = jax.eval_shape(AutoencoderKL(config).init, jax.random.key(0), image)["params"]
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def check_shapes(params: Any, needed: Any, checkpoint: epath.Path) -> None:
-    """Refuses parameters that are not those of the config beside them.
-
-    Raises:
-      InputError: a shape differs, or a parameter is missing or surplus.
-    """
-    found, wanted = ({n: leaf.shape for n, leaf in flatten_dict(tree, sep="/").items()} for tree in (params, needed))
-    for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
-            there, here = found.get(name, "nothing"), wanted.get(name, "nothing")
-            raise InputError(f"checkpoint {checkpoint} has {there} at {name}; config.json beside it needs {here}")
 
 
 def compute_in(pretrained: Pretrained, dtype: str) -> Pretrained:

@@ -6,6 +6,7 @@ A stage is a function of a config and a folder; the config's ``stage`` is the fu
 from fmzoo.stages.autoencoders import AUTOENCODER_PRESETS, PretrainAutoencoderConfig, pretrain_autoencoder
 from fmzoo.stages.describe import Description, describe
 from fmzoo.stages.finetune_images import FinetuneImagesConfig, finetune_images
+from fmzoo.stages.finetune_text import FinetuneTextConfig, finetune_text
 from fmzoo.stages.images import IMAGE_PRESETS, PretrainImagesConfig, pretrain_images
 from fmzoo.stages.presets import finetuning, preset
 from fmzoo.stages.pretrain import PRESETS, PretrainConfig, prepare, pretrain
@@ -16,12 +17,14 @@ __all__ = [
     "PRESETS",
     "Description",
     "FinetuneImagesConfig",
+    "FinetuneTextConfig",
     "IMAGE_PRESETS",
     "PretrainAutoencoderConfig",
     "PretrainConfig",
     "PretrainImagesConfig",
     "describe",
     "finetune_images",
+    "finetune_text",
     "finetuning",
     "is_finished",
     "prepare",

@@ -10,6 +10,7 @@ from fmzoo.interop import image_runs, pipelines
 from fmzoo.pretrained import is_run
 from fmzoo.stages.autoencoders import AUTOENCODER_PRESETS, PretrainAutoencoderConfig
 from fmzoo.stages.finetune_images import FinetuneImagesConfig
+from fmzoo.stages.finetune_text import FinetuneTextConfig
 from fmzoo.stages.images import IMAGE_PRESETS, PretrainImagesConfig
 from fmzoo.stages.pretrain import PRESETS, PretrainConfig
 from fmzoo.text.files import read_json
@@ -32,18 +33,9 @@ def preset(name: str) -> PretrainConfig | PretrainImagesConfig | PretrainAutoenc
     return PretrainConfig(model=model, sequence_length=model.context_length)
 
 
-def finetuning(source: epath.PathLike) -> FinetuneImagesConfig:
-    """The config that fine-tunes a source, by what it holds; its ``data`` is for the user to name.
-
-    Raises:
-      InputError: nothing here fine-tunes it.
-    """
-    if not draws(source):
-        raise InputError(
-            f"source {str(source)[:120]!r} is no system that draws; a run of images, a folder of diffusers or a single "
-            "file of Stable Diffusion is needed"
-        )
-    return FinetuneImagesConfig(source=str(source))
+def finetuning(source: epath.PathLike) -> FinetuneImagesConfig | FinetuneTextConfig:
+    """The config that fine-tunes a source, by whether it draws or writes; its ``data`` is for the user to name."""
+    return FinetuneImagesConfig(source=str(source)) if draws(source) else FinetuneTextConfig(source=str(source))
 
 
 def draws(source: epath.PathLike) -> bool:

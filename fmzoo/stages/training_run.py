@@ -9,6 +9,7 @@ from etils import epath
 
 from fmzoo import data, parallel, text, train
 from fmzoo.errors import InputError
+from fmzoo.models.checks import check_seed
 from fmzoo.stages.run_folder import check_workdir, is_finished, nothing_left, open_workdir
 
 
@@ -28,19 +29,19 @@ def check_run(config: Any, *counts: str) -> None:
     """Refuses what no run can have.
 
     Args:
-      config: of a stage: with ``batch_size``, ``microbatches``, ``steps``, ``checkpoint_every``, ``seed``,
-        ``data_seed``, ``ema``, ``mesh`` and perhaps ``dropout``.
+      config: of a stage: with ``batch_size``, ``microbatches``, ``seed``, ``data_seed``, ``ema``, ``mesh``, the fields
+        of `fmzoo.train.FitConfig` and perhaps ``dropout``.
       counts: further fields that are at least 1.
 
     Raises:
       InputError: a value is out of range, or the rows do not divide.
     """
-    for name in ("batch_size", *counts, "microbatches", "steps", "checkpoint_every"):
+    fit_config(config)
+    for name in ("batch_size", *counts, "microbatches"):
         if getattr(config, name) < 1:
             raise InputError(f"{name} is {getattr(config, name)}; at least 1 is needed")
     for name in ("seed", "data_seed"):
-        if not 0 <= getattr(config, name) < 2**32:
-            raise InputError(f"{name} is {getattr(config, name)}; a whole number from 0 to {2**32 - 1} is needed")
+        check_seed(config, name)
     for name in ("ema", "dropout"):
         if not 0 <= getattr(config, name, 0) < 1:
             raise InputError(f"{name} is {getattr(config, name)}; at least 0 and below 1 is needed")
@@ -77,10 +78,10 @@ def refine(step: train.Step, ema: float) -> train.Step:
     return train.moving_average(step, ema) if ema else step
 
 
-def make_state(make: Callable[[], Any], mesh: jax.sharding.Mesh, rules: parallel.Rules) -> Any:
-    """The state that a function makes, each device making its own part."""
-    shardings = parallel.state_shardings(jax.eval_shape(make), mesh, rules)
-    return jax.jit(make, out_shardings=shardings)()
+def make_state(make: Callable[..., Any], mesh: jax.sharding.Mesh, rules: parallel.Rules, *told: Any) -> Any:
+    """The state that a function makes of what it is told, each device making its own part."""
+    shardings = parallel.state_shardings(jax.eval_shape(make, *told), mesh, rules)
+    return jax.jit(make, out_shardings=shardings)(*told)
 
 
 def run_in_folder(

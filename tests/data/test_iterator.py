@@ -180,14 +180,14 @@ def test_documents_are_tokenised_when_needed():
     batches = TextIterator(DOCUMENTS * 50, Counting(), batch_size=2, length=8)
     take(batches, 5)
     assert Counting.seen < 400
-    assert len(batches._streams._tokens) <= 2
+    assert len(batches._streams._encoded) <= 2
 
 
 def test_streams_pickle_without_their_tokens():
     streams = iterator()._streams
     expected = streams.next()
     copied = pickle.loads(pickle.dumps(iterator()._streams))
-    assert copied._tokens == {}
+    assert copied._encoded == {}
     assert same([copied.next()], [expected])
 
 
