@@ -1,7 +1,7 @@
 """Folders of pictures with captions beside them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from etils import epath
 
@@ -21,7 +21,7 @@ class FolderImages(Sequence[Picture]):
     A caption stands in a `.txt` file of the picture's name, or in a `metadata.jsonl` of its folder or one above, lines
     of `{"file_name": ..., "text": ...}` with names relative to that file. Either every picture has one or none has. If
     folders in the folder are called `train`, `validation` or `test`, those are the splits; else all is `train`. If
-    every picture of a split stands in a folder below that, those folders are the classes.
+    every picture of a split stands in a folder below that, those folders are the classes; splits number them alike.
     """
 
     def __init__(self, folder: epath.PathLike, split: str = "train"):
@@ -32,7 +32,7 @@ class FolderImages(Sequence[Picture]):
             pictures have captions and others do not.
         """
         self.folder, self.split = epath.Path(folder), split
-        found = sorted(files_below(self.folder, _matters))
+        found = image_files(self.folder)
         named = folder_splits(self.folder, found)
         if split not in (*named, "all"):
             raise InputError(f"data {self.folder} has no split {split!r}; {nearest(split, [*named, 'all'])}")
@@ -43,11 +43,16 @@ class FolderImages(Sequence[Picture]):
 
     def _find_classes(self, named: dict[str, set[epath.Path]]) -> tuple[tuple[str, ...], list[int]]:
         depth = 1 if any((self.folder / split).is_dir() for split in named) else 0
-        parts = [file.relative_to(self.folder).parts[depth:] for file in self._files]
-        if not all(len(part) > 1 for part in parts):
-            return (), [-1] * len(parts)
-        classes = sorted({part[0] for part in parts})
-        return tuple(classes), [classes.index(part[0]) for part in parts]
+
+        def tops(files: Iterable[epath.Path]) -> list[str]:
+            """The folder that each picture stands in, nothing if one stands in none."""
+            parts = [file.relative_to(self.folder).parts[depth:] for file in files if _is_picture(file)]
+            return [part[0] for part in parts] if all(len(part) > 1 for part in parts) else []
+
+        if not (mine := tops(self._files)):
+            return (), [-1] * len(self._files)
+        classes = sorted({*mine, *(top for files in named.values() for top in tops(files))})
+        return tuple(classes), [classes.index(top) for top in mine]
 
     def __len__(self) -> int:
         return len(self._files)

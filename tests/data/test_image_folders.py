@@ -72,7 +72,13 @@ def test_splits_and_classes_are_folders(tmp_path):
     train = images(tmp_path, "train")
     assert train.classes == ("cat", "dog")
     assert [(p.caption, p.label) for p in train] == [("cat", 0), ("dog", 1)]
+    test = images(tmp_path, "test")
+    assert (test.classes, [p.label for p in test]) == (("cat", "dog"), [1])
     assert len(images(tmp_path, "all")) == 3
+    put(tmp_path / "validation" / "4.png")
+    assert images(tmp_path, "validation").classes == ()
+    assert images(tmp_path, "train").classes == ("cat", "dog")
+    (tmp_path / "validation" / "4.png").unlink()
     with pytest.raises(InputError, match="has no split 'validation'; the nearest are"):
         images(tmp_path, "validation")
 
