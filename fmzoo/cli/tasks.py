@@ -27,7 +27,8 @@ class _Task:
         from fmzoo.stages.tasks import Model, TaskConfig
 
         names = [field.name for field in dataclasses.fields(TaskConfig)]
-        return Model(load_text(self.source), TaskConfig(**{name: getattr(self, name) for name in names}))
+        config = TaskConfig(**{name: getattr(self, name) for name in names})  # refuses before weights are read
+        return Model(load_text(self.source), config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ import dataclasses
 import sys
 
 from fmzoo.cli.starting import Source, load_text, start_computing
-from fmzoo.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +21,13 @@ class Generate:
 
     def run(self) -> None:
         """Streams the answer."""
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; a whole number from 0 to {2**32 - 1} is needed")
         start_computing()
         import jax
 
         from fmzoo import generate
+        from fmzoo.models.checks import check_seed
 
+        check_seed(self)
         pretrained, prompt, stop = load_text(self.source), self.prompt, ()
         if pretrained.chat_template is not None and not self.raw:
             turns = [{"role": "user", "content": prompt}]
@@ -60,14 +59,15 @@ class Chat:
         from fmzoo.stages.chat import ChatConfig, chat
 
         names = [field.name for field in dataclasses.fields(ChatConfig)]
-        chat(load_text(self.source), ChatConfig(**{name: getattr(self, name) for name in names}))
+        config = ChatConfig(**{name: getattr(self, name) for name in names})  # refuses before weights are read
+        chat(load_text(self.source), config)
 
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
     """Measures perplexity and bits per byte over whole documents."""
 
-    source: Source  # a run folder, or a folder in the format of transformers
+    source: Source  # a run folder, a folder in the format of transformers, a GGUF file, or a name of the zoo
     data: str  # what `fmzoo pretrain --data` takes
     split: str | None = None  # None: test, or else validation, or else what there is
     field: str = "text"  # of a record: what holds the text

@@ -21,6 +21,12 @@ def check_positive(config: object, *fields: str) -> None:
         check(all(n is None or n > 0 for n in numbers), f"{field} is {value}; a number above 0 is needed")
 
 
+def check_seed(config: object, field: str = "seed") -> None:
+    """Refuses a seed that is no whole number of 32 bits."""
+    value = getattr(config, field)
+    check(0 <= value < 2**32, f"{field} is {value}; a whole number from 0 to {2**32 - 1} is needed")
+
+
 def check_options(config: object, **options: tuple[str, ...]) -> None:
     """Refuses a field that has none of the named values."""
     for field, names in options.items():
