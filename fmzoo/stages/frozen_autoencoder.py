@@ -50,7 +50,8 @@ def in_latents(config: Config, coder: Coder | None) -> Config:
     """The config (with a ``model``) whose model has the autoencoder, its denoiser of pictures become one of latents.
 
     Rows, columns and channels of the denoiser are those of a latent then, the channels that it gives (twice as many
-    where the variance is learned) in proportion. A model that has an autoencoder is left as it is.
+    where the variance is learned) in proportion; a transformer's patches cover as many pixels as before, if they can.
+    A threshold is for pixels, so the process loses it. A model that has an autoencoder is left as it is.
 
     Raises:
       InputError: the pictures' rows are no multiple of the autoencoder's factor.
@@ -63,10 +64,11 @@ def in_latents(config: Config, coder: Coder | None) -> Config:
             f"model.denoiser.sample_size is {old.sample_size}; a multiple of the factor {factor} is needed"
         )
     channels = coder.config.latent_channels
+    patches = {"patch_size": max(1, old.patch_size // factor)} if hasattr(old, "patch_size") else {}
     denoiser = dataclasses.replace(
         old, sample_size=old.sample_size // factor, in_channels=channels,
-        out_channels=channels * old.out_channels // old.in_channels,
+        out_channels=channels * old.out_channels // old.in_channels, **patches,
     )  # fmt: skip
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, denoiser=denoiser, autoencoder=coder.config)
-    )
+    process = dataclasses.replace(config.model.process, threshold=None)
+    model = dataclasses.replace(config.model, denoiser=denoiser, autoencoder=coder.config, process=process)
+    return dataclasses.replace(config, model=model)
