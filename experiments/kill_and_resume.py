@@ -137,6 +137,7 @@ def table(kills: list[Kill]) -> str:
 
 def run(name: str, workdir: Path, seed: int) -> bool:
     """Runs both, prints the table and the verdict; whether the claim holds."""
+    workdir = workdir.absolute()  # as Orbax needs it
     workdir.mkdir(parents=True, exist_ok=True)
     whole, killed, draw = workdir / "whole", workdir / "killed", random.Random(seed)
     if killed.exists():
