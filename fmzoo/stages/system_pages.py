@@ -10,7 +10,12 @@ def page(name: str) -> str:
       InputError: there is no system of that name.
     """
     system = zoo.system(name)
-    lines = [f"# {system.title}", "", f"Made by {system.made_by}. Number of parameters: {system.count}.", ""]
+    lines = [
+        f"# {system.title}",
+        "",
+        f"Made by {system.made_by.rstrip('.')}. Number of parameters: {system.count}.",
+        "",
+    ]
     lines += _table(("", ""), [
         ("public", system.public), ("not public", system.unpublished), ("assumed here", system.assumed),
         ("in this zoo", system.stand_in),

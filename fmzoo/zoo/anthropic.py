@@ -2,7 +2,8 @@
 
 import functools
 
-from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
+from fmzoo.models import DecoderConfig
+from fmzoo.zoo.gpt2 import gpt2_like
 from fmzoo.zoo.registry import Entry, register
 
 # size without embeddings: width, layers, parameters with them
@@ -20,17 +21,7 @@ SIZES = {
 def anthropic(size: str) -> DecoderConfig:
     """A decoder like GPT-2 with 8,192 positions, as wide as 128 times its depth."""
     width, num_layers, _ = SIZES[size]
-    return DecoderConfig(
-        vocab_size=50_304,
-        d_model=width,
-        num_layers=num_layers,
-        context_length=8192,
-        attention=AttentionConfig(num_layers, num_layers, 128, qkv_bias=True, out_bias=True),
-        mlp=MlpConfig(d_ff=4 * width, activation="gelu_tanh", gated=False, bias=True),
-        norm=NormConfig(kind="layer", bias=True),
-        position="learned",
-        tied_head=True,
-    )
+    return gpt2_like(width, num_layers, num_layers, vocab_size=50_304, context_length=8192)
 
 
 for _size, _figures in SIZES.items():

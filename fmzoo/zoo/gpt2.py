@@ -15,19 +15,26 @@ SIZES = {
 
 
 def gpt2(size: str) -> DecoderConfig:
-    """GPT-2: LayerNorm before each half, learned positions, a plain tanh GELU, biases everywhere, a tied head."""
+    """GPT-2, with the dropout of GPT."""
     width, num_layers, heads, _, _ = SIZES[size]
+    return gpt2_like(width, num_layers, heads, vocab_size=50_257, context_length=1024, dropout=0.1)
+
+
+def gpt2_like(
+    width: int, num_layers: int, heads: int, *, vocab_size: int, context_length: int, dropout: float = 0.0
+) -> DecoderConfig:
+    """LayerNorm before each half, learned positions, a plain tanh GELU, biases everywhere, a tied head."""
     return DecoderConfig(
-        vocab_size=50_257,
+        vocab_size=vocab_size,
         d_model=width,
         num_layers=num_layers,
-        context_length=1024,
-        attention=AttentionConfig(heads, heads, width // heads, qkv_bias=True, out_bias=True, dropout=0.1),
+        context_length=context_length,
+        attention=AttentionConfig(heads, heads, width // heads, qkv_bias=True, out_bias=True, dropout=dropout),
         mlp=MlpConfig(d_ff=4 * width, activation="gelu_tanh", gated=False, bias=True),
         norm=NormConfig(kind="layer", epsilon=1e-5, bias=True),
         position="learned",
         tied_head=True,
-        dropout=0.1,
+        dropout=dropout,
     )
 
 

@@ -22,19 +22,23 @@ _THREE = (
 )
 _SD = Part("autoencoder, 4 channels", SD_AUTOENCODER, 83_653_863)
 _SDXL = Part("autoencoder, 4 channels", SDXL_AUTOENCODER, 83_653_863)
-_FILES = "config.json of each component in the released repository; counts from the shapes, equal to the files'"
+_FILES = "config.json of each component in the released repository; counts from the shapes, equal to the release's"
 
 register_system(
     System(
         name="stable-diffusion",
         title="Stable Diffusion 1.x, 2.x, XL, 3 and 3.5",
         made_by="CompVis, Runway, Stability AI",
-        count="published with the weights, by component",
+        count="published: 860M, 865M and 2.6B of the U-Nets of 1.x, 2.x and XL, 2B of 3, 2.5B and 8.1B of 3.5",
         public="weights under their licences, architecture, code, the papers' settings",
         unpublished="which pictures each release was trained on, in full",
-        assumed="nothing in the architecture",
+        assumed="nothing in the architecture; counts leave out the fixed table of positions, 226M in 3.5 Medium",
         stand_in="itself: `fmzoo.load` reads folders of diffusers and single files",
         facts=(
+            Fact("parameters of the U-Nets of 1.4 and 1.5, 2.0 and 2.1, XL", "860M, 865M, 2.6B",
+                 "arXiv 2307.01952, table 1"),
+            Fact("parameters of 3.5 Large and Medium", "8.1B and 2.5B",
+                 "Stability AI, Introducing Stable Diffusion 3.5, 22 October 2024"),
             Fact("noise of 1.x, 2.x and XL", "1,000 steps, betas 0.00085 to 0.012, linear in their roots",
                  "scheduler_config.json of the releases"),
             Fact("what the U-Net predicts", "noise; velocity in 2.x at 768 pixels",
@@ -42,7 +46,7 @@ register_system(
             Fact("what XL is told besides the text", "size, crop and target size, 6 numbers of 256 sinusoids each",
                  "arXiv 2307.01952, section 2.2"),
             Fact("training of 3", "rectified flow, time steps logit-normal", "arXiv 2403.03206, section 3.1"),
-            Fact("shift of the time steps of 3", "3.0 at 1,024 pixels", "arXiv 2403.03206, equation 23"),
+            Fact("shift of the time steps of 3", "3.0", "scheduler_config.json of the releases"),
         ),
         drawings=(
             Drawing("stable-diffusion-1.5", (Part("U-Net", STABLE_DIFFUSION_1, 859_520_964), _SD, _CLIP_L), _FILES),

@@ -2,7 +2,8 @@
 
 import functools
 
-from fmzoo.models import AttentionConfig, DecoderConfig, MlpConfig, NormConfig
+from fmzoo.models import DecoderConfig
+from fmzoo.zoo.gpt2 import gpt2_like
 from fmzoo.zoo.registry import Entry, register
 
 # size: width, layers, heads, parameters
@@ -12,17 +13,7 @@ SIZES = {"7.5b": (4096, 32, 32, 7_526_293_504), "178b": (13_824, 76, 96, 177_951
 def jurassic1(size: str) -> DecoderConfig:
     """Jurassic-1: GPT-2's decoder with a vocabulary of 256K items, words and phrases."""
     width, num_layers, heads, _ = SIZES[size]
-    return DecoderConfig(
-        vocab_size=262_144,
-        d_model=width,
-        num_layers=num_layers,
-        context_length=2048,
-        attention=AttentionConfig(heads, heads, width // heads, qkv_bias=True, out_bias=True),
-        mlp=MlpConfig(d_ff=4 * width, activation="gelu_tanh", gated=False, bias=True),
-        norm=NormConfig(kind="layer", bias=True),
-        position="learned",
-        tied_head=True,
-    )
+    return gpt2_like(width, num_layers, heads, vocab_size=262_144, context_length=2048)
 
 
 for _size, _figures in SIZES.items():
@@ -33,12 +24,13 @@ for _size, _figures in SIZES.items():
             config=functools.partial(jurassic1, _size),
             parameters=_figures[-1],
             sources=(
-                "width, layers, heads: the whitepaper, table 1 (width and heads recalled; they give the count)",
-                "context, vocabulary: AI21's page on the Jurassic-1 models",
-                f"parameters: counted from the shapes; {_size.upper()} is published",
+                f"{_size.upper()}, context, vocabulary: AI21 Studio, Jurassic-1 Language Models (undated)",
+                "GPT-2's decoder, the largest's 76 layers: the whitepaper, August 2021, by Tsang's review, March 2023",
+                "parameters: counted from the shapes",
             ),
             public="architecture and results; neither weights nor data",
-            assumed="256K is 262,144 items, as in Jurassic-2's tokenizer; the head tied, biases as in GPT-2",
+            assumed="width and heads, and the smaller one's 32 layers: they give the count; 262,144 items, as in "
+            "Jurassic-2's tokenizer, for 256K; a tied head",
             repository=None,
         )
     )

@@ -83,27 +83,29 @@ register_system(
         recipe=llama2_recipe("70b"),
     )
 )
-_GUIDE = "Amazon Bedrock user guide"
+_GUIDE = "Amazon Bedrock user guide (undated)"
 register_system(
     System(
         name="titan",
         title="Amazon Titan: Text, Text Embeddings, Image Generator",
         made_by="Amazon Web Services",
         count="not published",
-        public="what the service takes and gives; a service card for the text models",
+        public="what the service takes and gives; service cards",
         unpublished="parameters, layers, tokenizer, data, recipe of every model",
         assumed="nothing; no architecture is claimed",
         stand_in="any decoder here for text, `stable-diffusion-1.5` for pictures; their sizes are not Titan's",
         facts=(
-            Fact("tokens of an answer, Text Lite and Express", "4,096 and 8,192 at most, 512 by default",
-                 f"{_GUIDE}, parameters of Titan Text"),
-            Fact("tokens of an answer, Text Premier", "3,072 at most", f"{_GUIDE}, parameters of Titan Text"),
+            Fact("what the text models are", "proprietary language models for enterprise use",
+                 "AWS AI Service Card, Amazon Titan Text Lite and Titan Text Express, 29 November 2023"),
+            Fact("tokens of an answer", "at most 4,096 of Lite, 8,192 of Express, 3,072 of Premier; 512 by default",
+                 f"{_GUIDE}, Amazon Titan Text models"),
             Fact("sampling of the text models", "temperature 0.7 and top-p 0.9 by default",
-                 f"{_GUIDE}, parameters of Titan Text"),
-            Fact("form of a prompt", "`User: ...`, a new line, `Bot:`", f"{_GUIDE}, parameters of Titan Text"),
-            Fact("Text Embeddings V2", "8,192 tokens to 1,024, 512 or 256 numbers, over 100 languages",
-                 f"{_GUIDE}, Titan embedding models"),
-            Fact("Image Generator G1", "architecture and size not stated", f"{_GUIDE}, list of models"),
+                 f"{_GUIDE}, Amazon Titan Text models"),
+            Fact("form of a prompt", "`User: ...`, a new line, `Bot:`", f"{_GUIDE}, Amazon Titan Text models"),
+            Fact("Text Embeddings V2", "up to 8,192 tokens or 50,000 characters to 1,024, 512 or 256 numbers",
+                 f"{_GUIDE}, Amazon Titan Text Embeddings models"),
+            Fact("Image Generator G1", "prompts of up to 512 characters; an invisible watermark in every picture",
+                 f"{_GUIDE}, Amazon Titan Image Generator G1 models"),
         ),
     )
 )  # fmt: skip
@@ -132,6 +134,7 @@ register_system(
         recipe=HHH_RECIPE + CONSTITUTIONAL_RECIPE,
     )
 )  # fmt: skip
+_J2_PAGE = "docs.ai21.com, Jurassic-2 models (END OF LIFE November 14, 2024)"
 register_system(
     System(
         name="jurassic-2-ultra",
@@ -140,17 +143,16 @@ register_system(
         count="not published; 7.5B and 178B for Jurassic-1, its predecessor",
         public="what the service took and gave until 14 November 2024, the tokenizer; Jurassic-1's architecture",
         unpublished="parameters, layers, data, recipe, weights",
-        assumed="nothing of Jurassic-2; its tokenizer's 262,144 items for Jurassic-1's 256K",
+        assumed="nothing of Jurassic-2; width and heads of Jurassic-1, which give its counts",
         stand_in="`jurassic1-178b`, Jurassic-1's architecture, which may not be Jurassic-2's",
         facts=(
-            Fact("sizes on sale", "Ultra, Mid, Light and Chat, without figures", "docs.ai21.com, Jurassic-2 models"),
-            Fact("languages", "English, Spanish, French, German, Portuguese, Italian, Dutch",
-                 "docs.ai21.com, Jurassic-2 models"),
+            Fact("sizes on sale", "Ultra, Mid and Light, without figures", _J2_PAGE),
+            Fact("languages", "English, Spanish, French, German, Portuguese, Italian, Dutch", _J2_PAGE),
             Fact("tokenizer", "j2-tokenizer.model: SentencePiece, 262,144 items; newlines are mapped by the package",
                  "PyPI package ai21-tokenizer 1.1.0 (Apache-2.0)"),
-            Fact("Jurassic-1 Jumbo", "76 layers, width 13,824, 96 heads, 178B",
-                 "Jurassic-1 whitepaper, table 1 (width and heads recalled; they give the count)"),
-            Fact("Jurassic-1's context and vocabulary", "2,048 tokens, 256K items", "AI21's page on Jurassic-1"),
+            Fact("Jurassic-1", "7.5B and 178B, 2,048 tokens of context, 256K items of vocabulary",
+                 "AI21 Studio, Jurassic-1 Language Models (undated)"),
+            Fact("layers of the larger", "76", "Jurassic-1 whitepaper, August 2021, by Tsang's review, March 2023"),
         ),
         entries=tuple(f"jurassic1-{size}" for size in jurassic.SIZES),
     )

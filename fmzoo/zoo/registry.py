@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 from fmzoo.errors import InputError, nearest
 from fmzoo.interop.packages import Package
@@ -37,32 +38,46 @@ class Entry:
     package: Package | None = None
 
 
-_ENTRIES: dict[str, Entry] = {}
+class Named(Protocol):
+    """What has a name."""
+
+    name: str
 
 
-def register(entry: Entry) -> Entry:
-    """Adds a system to the zoo.
-
-    Raises:
-      InputError: the name is taken, or not in lower case.
-    """
-    if entry.name in _ENTRIES or entry.name != entry.name.lower():
-        raise InputError(f"zoo entry {entry.name!r} is taken or not in lower case; another name is needed")
-    _ENTRIES[entry.name] = entry
-    return entry
+Item = TypeVar("Item", bound=Named)
 
 
-def entry(name: str) -> Entry:
-    """The system of a name.
+class Register(Generic[Item]):
+    """Things by name, in the order in which they came."""
 
-    Raises:
-      InputError: there is none; the nearest names are given.
-    """
-    if name not in _ENTRIES:
-        raise InputError(f"the zoo has no {name[:60]!r}; {nearest(name, _ENTRIES)}")
-    return _ENTRIES[name]
+    def __init__(self, kind: str):
+        self._kind, self._items = kind, {}
+
+    def add(self, item: Item) -> Item:
+        """Adds one.
+
+        Raises:
+          InputError: the name is taken, or not in lower case.
+        """
+        if item.name in self._items or item.name != item.name.lower():
+            raise InputError(f"{self._kind} {item.name!r} is taken or not in lower case; another name is needed")
+        self._items[item.name] = item
+        return item
+
+    def find(self, name: str) -> Item:
+        """The one of a name.
+
+        Raises:
+          InputError: there is none; the nearest names are given.
+        """
+        if name not in self._items:
+            raise InputError(f"the zoo has no {self._kind} {name[:60]!r}; {nearest(name, self._items)}")
+        return self._items[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(self._items)
 
 
-def names() -> tuple[str, ...]:
-    """All names, family by family, small to large."""
-    return tuple(_ENTRIES)
+_ENTRIES: Register[Entry] = Register("model")
+register, entry, names = _ENTRIES.add, _ENTRIES.find, _ENTRIES.names  # family by family, small to large

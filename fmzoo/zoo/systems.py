@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fmzoo import models
-from fmzoo.errors import InputError, nearest
+from fmzoo.zoo.registry import Register
 
 PartConfig = models.UNetConfig | models.MMDiTConfig | models.AutoencoderConfig | models.ClipTextConfig | models.T5Config
 
@@ -91,40 +91,13 @@ class System:
     recipe: tuple[Stage, ...] = ()
 
 
-_SYSTEMS: dict[str, System] = {}
-
-
-def register_system(system: System) -> System:
-    """Adds a system.
-
-    Raises:
-      InputError: the name is taken.
-    """
-    if system.name in _SYSTEMS:
-        raise InputError(f"system {system.name!r} is taken; another name is needed")
-    _SYSTEMS[system.name] = system
-    return system
-
-
-def system(name: str) -> System:
-    """The system of a name.
-
-    Raises:
-      InputError: there is none; the nearest names are given.
-    """
-    if name not in _SYSTEMS:
-        raise InputError(f"there is no system {name[:60]!r}; {nearest(name, _SYSTEMS)}")
-    return _SYSTEMS[name]
-
-
-def system_names() -> tuple[str, ...]:
-    """All names of systems."""
-    return tuple(_SYSTEMS)
+_SYSTEMS: Register[System] = Register("system")
+register_system, system, system_names = _SYSTEMS.add, _SYSTEMS.find, _SYSTEMS.names
 
 
 def drawings() -> dict[str, Drawing]:
     """All models that draw, by name."""
-    return {drawing.name: drawing for system in _SYSTEMS.values() for drawing in system.drawings}
+    return {drawing.name: drawing for name in system_names() for drawing in system(name).drawings}
 
 
 def count_part(config: PartConfig) -> int:

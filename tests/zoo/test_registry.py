@@ -107,7 +107,7 @@ def test_what_tells_versions_apart():
 
 
 def test_an_unknown_name_brings_the_nearest():
-    with pytest.raises(InputError, match=r"the zoo has no 'llama2-7'; the nearest are .*llama2-7b"):
+    with pytest.raises(InputError, match=r"the zoo has no model 'llama2-7'; the nearest are .*llama2-7b"):
         zoo.entry("llama2-7")
 
 

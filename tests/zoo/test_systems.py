@@ -35,12 +35,33 @@ def test_counts_are_those_of_the_configs(config):
     assert zoo.count_part(config) == PARTS[config]
 
 
-@pytest.mark.parametrize(
-    ("name", "published"), [("jurassic1-178b", 178e9), ("jurassic1-7.5b", 7.5e9), ("anthropic-52b", 52e9)]
-)
-def test_counts_are_near_those_published(name, published):
-    entry = zoo.entry(name)
-    assert entry.parameters == pytest.approx(published, rel=0.01)
+# What `fmzoo info` calls the row, and how many its makers say that there are
+PUBLISHED = {
+    "llama2-7b": ("parameters", 7e9), "llama2-13b": ("parameters", 13e9), "llama2-34b": ("parameters", 34e9),
+    "llama2-70b": ("parameters", 70e9), "anthropic-52b": ("parameters", 52e9),
+    "jurassic1-7.5b": ("parameters", 7.5e9), "jurassic1-178b": ("parameters", 178e9),
+    "stable-diffusion-1.5": ("parameters of U-Net", 860e6), "stable-diffusion-2.1": ("parameters of U-Net", 865e6),
+    "stable-diffusion-xl": ("parameters of U-Net", 2.6e9), "stable-diffusion-3-medium": ("parameters of MMDiT", 2e9),
+    "stable-diffusion-3.5-large": ("parameters of MMDiT", 8.1e9),
+    "imagen-text-encoder": ("parameters of T5-XXL 1.1 encoder", 4.6e9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_info_agrees_with_the_published_count(name):
+    row, published = PUBLISHED[name]
+    (line,) = (line for line in fmzoo("info", name).out.splitlines() if line.startswith(f"{row}  "))
+    assert int(line.removeprefix(row).split()[0].replace(",", "")) == pytest.approx(published, rel=0.04)
+
+
+def test_counts_of_another_kind_agree_too():
+    """The papers' decoders are counted without embeddings, Stable Diffusion 3.5 Medium with its table of positions."""
+    for size, (width, _, parameters) in zoo.anthropic.SIZES.items():
+        published = float(size[:-1]) * {"m": 1e6, "b": 1e9}[size[-1]]
+        assert parameters - (50_304 + 8192) * width == pytest.approx(published, rel=0.04)
+    mmdit = zoo.drawings()["stable-diffusion-3.5-medium"].parts[0]
+    table = mmdit.config.max_grid**2 * mmdit.config.width
+    assert mmdit.parameters + table == pytest.approx(2.5e9, rel=0.02)
 
 
 def test_settings_differ_by_size_as_published():
@@ -53,6 +74,8 @@ def test_settings_differ_by_size_as_published():
 def test_info_says_what_is_published_and_what_is_not():
     for name in ("titan", "claude", "jurassic-2-ultra", "midjourney"):
         assert "Number of parameters: not published" in fmzoo("info", name).out
+    assert "published with the weights: 7B, 13B, 34B (not released) and 70B" in fmzoo("info", "llama2").out
+    assert "860M, 865M and 2.6B" in fmzoo("info", "stable-diffusion").out
     assert "2B, 600M and 400M" in fmzoo("info", "imagen").out
     assert "1B, 3.5B, 700M and 300M" in fmzoo("info", "dalle-2").out
     said = fmzoo("info", "stable-diffusion-1.5").out
