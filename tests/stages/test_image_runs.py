@@ -15,6 +15,7 @@ from fmzoo import data, stages, train
 from fmzoo.errors import InputError
 from fmzoo.interop.config_json import from_json, to_json
 from fmzoo.models.dit import DiTConfig
+from fmzoo.models.mmdit import MMDiTConfig
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.stages import (
     AUTOENCODER_PRESETS,
@@ -29,6 +30,7 @@ from fmzoo.stages.picture_grid import grid
 from tests.command import fmzoo as command
 from tests.stages import small_image_runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
 CONFIG = dataclasses.replace(small_image_runs.IMAGES, steps=5, checkpoint_every=2)
 
 
@@ -168,7 +170,9 @@ def test_presets_are_consistent(name):
     assert from_json(PretrainImagesConfig, json.loads(json.dumps(to_json(config)))) == config
     picture = data.images(config.data)[0].image
     assert picture.shape == (config.model.size, config.model.size, config.model.channels)
-    assert config.model.denoiser.context_dim == config.model.encoder.d_model
+    denoiser = config.model.denoiser
+    width = denoiser.context_features if isinstance(denoiser, MMDiTConfig) else denoiser.context_dim
+    assert width == config.model.encoder.d_model
 
 
 def test_classes_are_learned_without_words(tmp_path):

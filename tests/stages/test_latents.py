@@ -10,11 +10,18 @@ import pytest
 import fmzoo
 from fmzoo import data, generate, train
 from fmzoo.errors import InputError
+from fmzoo.interop.image_runs import ImageModelConfig
 from fmzoo.models.autoencoder import AutoencoderConfig, to_latents
+from fmzoo.models.dit import DiTConfig
 from fmzoo.stages import autoencoders, images, pretrain_autoencoder, pretrain_images
+from fmzoo.stages.frozen_autoencoder import in_latents, read_autoencoder
 from tests.stages import small_image_runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
 STEPS = 3
+DIT = DiTConfig(
+    sample_size=8, patch_size=2, in_channels=1, out_channels=1, num_classes=10, num_layers=1, num_heads=2, head_dim=4,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,7 @@ def taken(config):
 
 
 def test_latents_encoded_once_are_those_encoded_at_each_step(config):
+    config = dataclasses.replace(config, model=ImageModelConfig(DIT, config.model.process, None))  # compiles in no time
     ways = {"encode": "sample", "cache": "sample", "cache the mean": "mean"}
     found = {
         way: taken(dataclasses.replace(config, latents=way.split()[0], posterior=posterior))
@@ -73,6 +81,12 @@ def test_latents_encoded_once_are_those_encoded_at_each_step(config):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), params, wanted)
     assert abs(losses[0] - found["cache the mean"][0][0]) > 1e-3
+
+
+def test_a_transformers_patches_cover_as_many_pixels_in_latents(config):
+    config = dataclasses.replace(config, model=ImageModelConfig(DIT, config.model.process, None))
+    denoiser = in_latents(config, read_autoencoder(config)).model.denoiser
+    assert (denoiser.sample_size, denoiser.patch_size) == (DIT.sample_size // 2, DIT.patch_size // 2)
 
 
 def test_a_cached_batch_is_what_the_autoencoder_says_of_its_pictures(config):
@@ -95,6 +109,7 @@ def test_a_run_in_latents_loads_and_draws(config, coder, tmp_path, monkeypatch):
     assert pretrain_images(dataclasses.replace(config, latents="cache"), tmp_path / "run")
     values = json.loads((tmp_path / "run" / "config.json").read_text())["model"]
     assert (values["denoiser"]["sample_size"], values["denoiser"]["in_channels"]) == (4, 2)
+    assert values["process"]["threshold"] is None
     pretrained = fmzoo.load(tmp_path / "run")
     source = fmzoo.load(coder, average=True)
     assert pretrained.config.autoencoder == source.config
@@ -139,7 +154,7 @@ def test_parts_of_an_autoencoders_run_must_fit(changes, sentence):
 
 def test_an_autoencoder_is_trained_without_a_critic():
     config = dataclasses.replace(small_image_runs.AUTOENCODER, discriminator=None, microbatches=2)
-    run = autoencoders.prepare(dataclasses.replace(config, mesh="data=4,fsdp=2", batch_size=16))
+    run = autoencoders.prepare(config)
     assert set(run.state) == {"autoencoder"}
     state, metrics = run.step(run.state, {}, next(run.batches))
     assert int(state["autoencoder"].step) == 1
