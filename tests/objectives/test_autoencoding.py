@@ -99,8 +99,8 @@ def distance(a, b):
 def moved(case, step):
     """How far one step moves the parameters of both states, and its metrics."""
     new, metrics = step(case.states(), {}, case.batch)
-    new = {name: state.params for name, state in new.items()}
-    return jax.device_get((jax.tree.map(jnp.subtract, case.params, new), metrics))
+    before, after, metrics = jax.device_get((case.params, {name: state.params for name, state in new.items()}, metrics))
+    return jax.tree.map(np.subtract, before, after), metrics
 
 
 def by_parts(objective):
