@@ -48,6 +48,25 @@ class LateCache(models.Decoder):
         return super().features(tokens, positions, segment_ids, cache, dropout_keys)
 
 
+class Leaking(models.Decoder):
+    """Gives the right logits, of which each has a gradient from the whole row."""
+
+    def __call__(self, tokens, positions=None, segment_ids=None, cache=None, dropout_keys=None):
+        logits = super().__call__(tokens, positions, segment_ids, cache, dropout_keys)
+        if segment_ids is None:
+            return logits
+        row = jnp.mean(logits, axis=1, keepdims=True)
+        return logits + (row - jax.lax.stop_gradient(row))
+
+
+class LouderInLists(models.Decoder):
+    """Is surer of itself where its layers are a list, as only decoding has them."""
+
+    def unembed(self, hidden):
+        listed = isinstance(self.get_variable("params", "period")["0"], list)
+        return super().unembed(hidden) * (1.1 if listed else 1.0)
+
+
 def test_a_sound_decoder_passes(params):
     found = evals.audit(models.Decoder(CONFIG), params)
     assert [check.name for check in found] == list(evals.CHECKS)
@@ -64,6 +83,13 @@ def test_a_fault_fails_the_check_that_is_for_it(params, kind, checks):
     found = evals.audit(kind(CONFIG), params, checks=checks)
     assert not any(check.passed for check in found), found
     assert all(check.error > 1e-3 for check in found)
+
+
+@pytest.mark.parametrize(("kind", "kept", "broken"), [(Leaking, UNSEEN, GRADIENTS), (LouderInLists, CACHED, DECODED)])
+def test_a_fault_that_only_one_check_sees(params, kind, kept, broken):
+    kept, broken = evals.audit(kind(CONFIG), params, checks=[kept, broken])
+    assert kept.passed
+    assert broken.error > 1e-2
 
 
 def test_a_module_that_cannot_is_told(params):
