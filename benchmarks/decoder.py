@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+from generate import fmzoo_greedy, torch_greedy
 from operations import profile
 from turns import in_turn, serve
 
@@ -25,7 +26,7 @@ SIZES = {  # d_model, layers, heads, kv heads, d_ff, vocabulary, sequence, batch
     "25M": (512, 8, 8, 4, 1408, 8192, 256, 8, True),
     "110M": (768, 12, 12, 4, 2048, 32000, 512, 2, True),
 }
-PROMPT, NEW = 64, 128
+NEW = 128  # tokens after a prompt of 64
 
 
 def fmzoo_decoder(size, **changes):
@@ -107,45 +108,17 @@ def torch_train(size):
 
 
 def ours_generate(size, rows):
-    """Greedy decoding by `fmzoo.generate.decode`, below `fmzoo.generate.text`, of weights laid out once."""
-    import jax
-    import numpy as np
-
-    from fmzoo import generate
-
+    """Greedy decoding of weights laid out once."""
     module, params, _, _ = fmzoo_decoder(size)
-    params = generate.for_decoding(params)
-    tokens = np.random.default_rng(0).integers(0, SIZES[size][5], (rows, PROMPT)).astype(np.int32)
-    keys = jax.random.split(jax.random.key(0), rows)
-    greedy = generate.SamplingConfig(temperature=0.0)
-
-    def run(count):
-        for _ in range(count):
-            found = generate.decode(
-                module, params, tokens, np.ones_like(tokens), keys, max_new_tokens=NEW, sampling=greedy
-            )
-            jax.block_until_ready(found.tokens)
-        return int(found.length[0])
-
-    return run
+    run = fmzoo_greedy(module, params)
+    return lambda count: [run(rows, NEW) for _ in range(count)]
 
 
 def torch_generate(size, rows):
-    """Greedy decoding by transformers' generate with its dynamic cache."""
+    """The same by transformers."""
     torch, model, _, _ = hugging_face(size)
-    model.eval()
-    tokens = torch.randint(0, SIZES[size][5], (rows, PROMPT))
-
-    def run(count):
-        with torch.inference_mode():
-            for _ in range(count):
-                out = model.generate(
-                    tokens, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0,
-                    attention_mask=torch.ones_like(tokens),
-                )  # fmt: skip
-        return out.shape[1] - PROMPT
-
-    return run
+    run = torch_greedy(torch, model)
+    return lambda count: [run(rows, NEW) for _ in range(count)]
 
 
 WORKERS = {
@@ -234,6 +207,6 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        serve(WORKERS[sys.argv[2]](sys.argv[3], *map(int, sys.argv[4:])), warm=3)
+        serve(WORKERS[sys.argv[2]](sys.argv[3], *map(int, sys.argv[4:])), warm=[(3,)])
     else:
         main()

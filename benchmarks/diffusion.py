@@ -247,6 +247,6 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
         use_devices(int(sys.argv[3]))
-        serve(WORKERS[sys.argv[2]](), warm=WARM[sys.argv[2].partition("-")[2]])
+        serve(WORKERS[sys.argv[2]](), warm=[(WARM[sys.argv[2].partition("-")[2]],)])
     else:
         main()

@@ -1,5 +1,6 @@
 """Workers that take turns: each in a process of its own, one at work at a time, so that all meet the same machine."""
 
+import json
 import statistics
 import subprocess
 import sys
@@ -7,13 +8,17 @@ import time
 
 
 def serve(run, warm):
-    """A worker's side: runs as often as each line on standard input says, and answers with the seconds of one run."""
-    run(warm)  # the first runs still take their memory from the system
+    """A worker's side: runs with the arguments on each line of standard input, and answers with the seconds it took.
+
+    The first runs, with each of ``warm``, still compile and take their memory from the system.
+    """
+    for arguments in warm:
+        run(*arguments)
     print("ready", flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
-        run(int(line))
-        print((time.perf_counter() - start) / int(line), flush=True)
+        run(*json.loads(line))
+        print(time.perf_counter() - start, flush=True)
 
 
 class Worker:
@@ -26,8 +31,8 @@ class Worker:
             if not line and self._process.poll() is not None:
                 raise SystemExit(f"{' '.join(map(str, arguments))} ended with {self._process.returncode}")
 
-    def run(self, count):
-        self._process.stdin.write(f"{count}\n")
+    def run(self, *arguments):
+        self._process.stdin.write(json.dumps(arguments) + "\n")
         self._process.stdin.flush()
         return float(self._process.stdout.readline())
 
@@ -36,13 +41,24 @@ class Worker:
         self._process.wait()
 
 
-def in_turn(script, workers, rounds, count):
-    """Medians of workers of a script that take turns, ``{name: arguments}`` to ``{name: seconds}``."""
-    started = {name: Worker(script, *arguments) for name, arguments in workers.items()}
-    seconds = {name: [] for name in started}
+def by_case(script, workers, rounds):
+    """Medians of workers of a script that take turns.
+
+    ``{name: (arguments, cases)}`` to ``{name: {case: seconds}}``: a worker is started with its arguments, and in its
+    turn runs once with each of its cases.
+    """
+    started = {name: Worker(script, *arguments) for name, (arguments, _) in workers.items()}
+    seconds = {name: {case: [] for case in cases} for name, (_, cases) in workers.items()}
     for _ in range(rounds):
         for name, worker in started.items():
-            seconds[name].append(worker.run(count))
+            for case, values in seconds[name].items():
+                values.append(worker.run(*case))
     for worker in started.values():
         worker.close()
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: {case: statistics.median(values) for case, values in of.items()} for name, of in seconds.items()}
+
+
+def in_turn(script, workers, rounds, count):
+    """Medians of one run of ``count``, ``{name: arguments}`` to ``{name: seconds}``."""
+    found = by_case(script, {name: (arguments, [(count,)]) for name, arguments in workers.items()}, rounds)
+    return {name: seconds[(count,)] / count for name, seconds in found.items()}

@@ -20,6 +20,7 @@ from fmzoo.models.config import (
     replace,
 )
 from fmzoo.models.decoder import Decoder
+from fmzoo.models.decoding_layout import join_projections, transpose_kernels
 from fmzoo.models.denoiser import denoise, make_denoiser
 from fmzoo.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from fmzoo.models.dit import DiT, DiTConfig
@@ -30,7 +31,7 @@ from fmzoo.models.image_accounting import autoencoder_flops, dit_flops, image_mo
 from fmzoo.models.lora import init_lora, join, merge
 from fmzoo.models.mmdit import MMDiT, MMDiTConfig
 from fmzoo.models.pretrained import Pretrained
-from fmzoo.models.projection import Lora, Node, join_projections, project, transpose_kernels
+from fmzoo.models.projection import Lora, Node, project
 from fmzoo.models.quantized import (
     BlockKernel,
     Int8Kernel,

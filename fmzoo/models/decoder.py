@@ -18,7 +18,8 @@ from fmzoo.models.latent_attention import LatentAttention
 from fmzoo.models.mlp import Mlp
 from fmzoo.models.norms import Norm
 from fmzoo.models.positions import rotate, sinusoids
-from fmzoo.models.projection import Transposed, Weights, project, project_by_name, read
+from fmzoo.models.projection import Weights, project, project_by_name, read
+from fmzoo.models.transposed import Transposed
 from fmzoo.models.view import View, count_positions, look, rope_of
 from fmzoo.parallel import constrain_rows
 
@@ -143,6 +144,8 @@ class Decoder(nn.Module):
         self.final_norm = Norm(c.norm) if c.final_norm else None
         if not c.tied_head:
             self.head = read(self, "head", fan_in, (width, c.vocab_size))
+        elif self.has_variable("params", "tied_head"):
+            self.tied_head = self.get_variable("params", "tied_head")
         if c.head_bias:
             self.head_bias = read(self, "head_bias", nn.initializers.zeros, (c.vocab_size,))
 
@@ -214,10 +217,16 @@ class Decoder(nn.Module):
         c, wide = self.config, jnp.promote_types(jnp.float32, self.config.compute_dtype)
         if c.embed_dim is not None:
             hidden = project(hidden, self.embed_out)
-        logits = project(hidden, Transposed(self.embed) if c.tied_head else self.head, wide)
+        logits = project(hidden, self._head(), wide)
         if c.head_bias:
             logits = logits + self.head_bias.astype(wide)
         return logits if c.logit_softcap is None else c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
+
+    def _head(self) -> Any:
+        """The weight ``[D, V]``: that of a tied head if it is held in another form, else the embedding."""
+        if not self.config.tied_head:
+            return self.head
+        return self.tied_head if self.has_variable("params", "tied_head") else Transposed(self.embed)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         c, dtype = self.config, self.config.compute_dtype

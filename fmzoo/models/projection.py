@@ -1,6 +1,5 @@
 """Weights are read through `project`: a kernel is an array, or a node that knows how to multiply."""
 
-import math
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -45,32 +44,6 @@ class Lora(struct.PyTreeNode):
         return project(x, jax.lax.stop_gradient(self.kernel)) + low * jnp.asarray(self.scale, x.dtype)
 
 
-FEW_ROWS = 128  # up to which `Transposed` multiplies from the left
-
-
-class Transposed(struct.PyTreeNode):
-    """A kernel that lies transposed, as a product of few rows reads it quickest on CPU.
-
-    There XLA packs the right factor of a product anew each time, which for a few rows of ``x`` costs more than the
-    product. So the weight is made the left factor and the small ``x`` the right one.
-
-    Attributes:
-      kernel: ``[F, D]``.
-    """
-
-    kernel: Array
-
-    def project(self, x: Array) -> Array:
-        """``x [..., D]`` to ``[..., F]``, in float32 or better."""
-        kernel, wide = self.kernel.astype(x.dtype), jnp.promote_types(jnp.float32, x.dtype)
-        if math.prod(x.shape[:-1]) > FEW_ROWS:
-            return jnp.einsum("...d,fd->...f", x, kernel, preferred_element_type=wide)
-        # The barriers keep XLA from turning the product round again.
-        columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
-        y = jax.lax.optimization_barrier(jnp.matmul(kernel, columns, preferred_element_type=wide))
-        return y.T.reshape(*x.shape[:-1], -1)
-
-
 def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> Array:
     """``x [..., D]`` times a kernel ``[D, F]`` in the dtype of ``x``; the result is in ``dtype``, else in that too."""
     if isinstance(kernel, Node):
@@ -80,8 +53,6 @@ def project(x: Array, kernel: Array | Node, dtype: jnp.dtype | None = None) -> A
 
 def as_array(kernel: Array | Node) -> Array:
     """A kernel as the array ``[..., D, F]`` that it stands for: a node's own, or made for this call."""
-    if isinstance(kernel, Transposed):
-        return jnp.swapaxes(kernel.kernel, -1, -2)
     if isinstance(kernel, Lora):
         low = jnp.matmul(kernel.a, kernel.b) * kernel.scale
         return jax.lax.stop_gradient(as_array(kernel.kernel)) + low
@@ -166,7 +137,7 @@ class Weights(nn.Module):
 def project_by_name(
     module: nn.Module, x: Array, features: dict[str, int], *, use_bias: bool, transposing: bool
 ) -> tuple[Array, ...]:
-    """Several projections of one ``x``, by parameters of a module; one product if `join_projections` has joined them.
+    """Several projections of one ``x``, by parameters of a module; one product of `fmzoo.models.join_projections`.
 
     Args:
       module: the one that calls, whose parameters they are.
@@ -181,40 +152,3 @@ def project_by_name(
         return tuple(jnp.split(y, np.cumsum(list(features.values()))[:-1].tolist(), axis=-1))
     named = {name: Weights(size, use_bias, 1.0, transposing, name=name) for name, size in features.items()}
     return tuple(weights(x.shape[-1])(x) for weights in named.values())
-
-
-JOINED = {"attention": ("query", "key", "value"), "mlp": ("gate", "up")}
-
-
-def join_projections(params: Any) -> Any:
-    """A copy of the parameters with projections of one input held as one, ``query_key_value`` and ``gate_up``.
-
-    Decoding then waits for fewer, larger products. Nodes stay as they are. Not for weights whose features are split
-    over devices, since the parts would not be.
-    """
-    if isinstance(params, list):
-        return [join_projections(layer) for layer in params]
-    if not isinstance(params, dict):
-        return params
-    params = {name: join_projections(part) for name, part in params.items()}
-    for owner, names in JOINED.items():
-        parts = [params.get(owner, {}).get(name) for name in names]
-        if all(isinstance(part, dict) and not isinstance(part["kernel"], Node) for part in parts):
-            joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *parts)
-            rest = {name: part for name, part in params[owner].items() if name not in names}
-            params[owner] = {**rest, "_".join(names): joined}
-    return params
-
-
-def transpose_kernels(params: Any) -> Any:
-    """A copy of a decoder's parameters, layers unstacked, with every kernel ``[D, F]`` held as `Transposed`."""
-    if isinstance(params, list):
-        return [transpose_kernels(layer) for layer in params]
-    if not isinstance(params, dict):
-        return params
-
-    def turn(name: str, part: Any) -> Any:
-        plain = name in ("kernel", "head") and not isinstance(part, Node) and part.ndim == 2
-        return Transposed(part.T) if plain else transpose_kernels(part)
-
-    return {name: turn(name, part) for name, part in params.items()}

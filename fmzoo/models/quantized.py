@@ -184,7 +184,10 @@ def is_quantized(path: str) -> bool:
 
 
 def quantize_params(params: Any, kind: Kind, block: int | None = BLOCK) -> Any:
-    """Parameters of a decoder with its kernels and head in fewer bits; embeddings, norms and biases stay arrays."""
+    """Parameters of a decoder with its kernels and head in fewer bits; embeddings, norms and biases stay arrays.
+
+    In 8 bits a head that is the embedding too gets a form of its own, ``tied_head``.
+    """
 
     def one(path: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -193,14 +196,17 @@ def quantize_params(params: Any, kind: Kind, block: int | None = BLOCK) -> Any:
             return [one(path, part) for part in value]
         return quantize(value, kind, block) if is_quantized(path) and not isinstance(value, Node) else value
 
-    return one("", params)
+    fewer = one("", params)
+    if kind == "int8" and "embed" in params and not {"head", "tied_head"} & set(params):
+        fewer["tied_head"] = quantize(jnp.swapaxes(params["embed"], -1, -2), kind, block)
+    return fewer
 
 
 def dequantize_params(params: Any, dtype: Any = jnp.float32) -> Any:
-    """Parameters with an array in place of each quantised kernel."""
+    """Parameters with an array in place of each quantised kernel, and the embedding alone for a tied head."""
     quantized = (Int8Kernel, BlockKernel)
     return jax.tree.map(
         lambda leaf: leaf.dequantize(dtype) if isinstance(leaf, quantized) else leaf,
-        params,
+        {name: part for name, part in params.items() if name != "tied_head"},
         is_leaf=lambda leaf: isinstance(leaf, quantized),
     )

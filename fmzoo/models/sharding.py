@@ -66,7 +66,7 @@ def _quantized_rows(pattern: str, axes: tuple) -> list:
 def _table() -> tuple:
     rows = [("embed", ("vocab", "embed")), ("position_embed", (None, "embed")), ("head", ("embed", "vocab"))]
     rows += [("embed_in", (None, "embed")), ("embed_out", ("embed", None)), ("head_bias", ("vocab",))]
-    rows += [("(embed|final)_norm/(scale|bias)", ("norm",)), *_quantized_rows("head", ("embed", "vocab"))]
+    rows += [("(embed|final)_norm/(scale|bias)", ("norm",)), *_quantized_rows("(tied_)?head", ("embed", "vocab"))]
     for pattern, axes in low_rank_rows(_BLOCK):
         rows.append((rf"((prefix|tail)/\d+|period/\d+/\d+)/{pattern}", axes))
         rows.append((rf"period/\d+/{pattern}", ("layers", *axes)))
