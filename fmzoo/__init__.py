@@ -4,7 +4,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"load": "fmzoo.pretrained", "save": "fmzoo.pretrained", "Pretrained": "fmzoo.models"}
+_LAZY = {**dict.fromkeys(("load", "save", "convert"), "fmzoo.pretrained"), "Pretrained": "fmzoo.models"}
 _ROOMS = (
     "data", "diffusion", "evals", "generate", "interop", "models", "objectives", "parallel", "prompts", "stages",
     "text", "train", "zoo",

@@ -14,7 +14,7 @@ from fmzoo.stages import PretrainConfig
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "migrating.md").read_text()
 SPANS = re.findall(r"`([^`\n]+)`", PAGE)
 ROOMS = "data|diffusion|evals|generate|interop|models|objectives|parallel|stages|text|train|zoo"
-NAME = re.compile(rf"(?<![\w./:])(?:fmzoo\.(?:load|save)|(?:fmzoo\.)?(?:{ROOMS})\.\w+)\b")
+NAME = re.compile(rf"(?<![\w./:])(?:fmzoo\.(?:load|save|convert)|(?:fmzoo\.)?(?:{ROOMS})\.\w+)\b")
 OURS = " ".join(line.strip(" |").split(" | ")[-1] for line in PAGE.splitlines() if line.startswith("| "))
 
 

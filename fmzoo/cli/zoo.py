@@ -44,18 +44,17 @@ class Info:
 class Convert:
     """Writes a model in another format, into a new folder or, for GGUF, a new file."""
 
-    source: Source  # whatever loads: a run folder, a path, or a name of the zoo
+    source: Source  # whatever loads: a run folder, a path, a name of the zoo, or owner/model of the Hugging Face Hub
     folder: Positional[Annotated[str, arg(metavar="FOLDER")]]  # that is not there yet; NAME.gguf is a file
-    format: str = "huggingface"  # or diffusers (of systems that draw), gguf, gguf-q8_0, gguf-f32
-    dtype: str = "float32"  # what the parameters are held and, but for gguf, written in
+    format: str = "huggingface"  # or diffusers (of systems that draw), gguf, gguf-q8_0, gguf-f32, orbax, peft
+    dtype: str | None = None  # what the parameters are written in, but for gguf; by default as the source has them
 
     def run(self) -> None:
         """Converts."""
         start_computing()
-        from fmzoo.pretrained import check_format, load, save
+        from fmzoo.pretrained import convert
 
-        check_format(self.format)
-        save(load(self.source, self.dtype), self.folder, self.format)
+        convert(self.source, self.folder, self.format, self.dtype)
         print(f"{self.folder} is written")
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -20,6 +19,7 @@ from fmzoo.interop.gguf_tokenizer_writing import write_tokenizer
 from fmzoo.interop.gguf_tokenizers import read_stops, read_tokenizer
 from fmzoo.interop.mapping import to_ours, to_theirs
 from fmzoo.interop.network import differences
+from fmzoo.interop.stored import Stored, as_jax
 from fmzoo.interop.structure import decoder_structure
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 
@@ -28,18 +28,15 @@ __all__ = ["ENDING", "find", "load", "read_config", "save"]
 FILE = "model" + ENDING
 TEMPLATE = "tokenizer.chat_template"
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}  # general.file_type, of most of a file's tensors
-Put = Callable[[str, np.ndarray], Any]
 
 
-def load(
-    path: epath.PathLike, dtype: Any = "float32", place: Put = lambda path, array: jnp.asarray(array)
-) -> Pretrained:
+def load(path: epath.PathLike, dtype: Any = "float32", place: Callable[[str, Stored], Any] = as_jax) -> Pretrained:
     """Loads a GGUF file.
 
     Args:
       path: the file, or one part of several that stand beside it; may be remote.
-      dtype: what the parameters are dequantised to.
-      place: puts a finished leaf, given its path and a NumPy array, where and how it shall live.
+      dtype: what the parameters are dequantised to; None is float32.
+      place: as in `fmzoo.interop.to_ours`.
 
     Returns:
       The model, with the tokenizer, the chat template and the ids that end an answer that the file has.
@@ -60,7 +57,7 @@ def load(
     template = metadata.get(TEMPLATE)
     return Pretrained(
         Decoder(config), params, config, tokenizer, template if isinstance(template, str) else None,
-        read_stops(metadata, config.vocab_size),
+        read_stops(metadata, config.vocab_size), family.model_type,
     )  # fmt: skip
 
 
@@ -120,7 +117,7 @@ def _prepare(pretrained: Pretrained, encoding: str) -> tuple[dict[str, Any], dic
     config = pretrained.config
     if encoding not in FILE_TYPES or not isinstance(config, DecoderConfig):
         raise InputError(f"a {type(config).__name__} in {encoding} is no GGUF; a DecoderConfig in F32, F16 or Q8_0 is")
-    architecture, family, attributes = _write_config(config)
+    architecture, family, attributes = _write_config(config, pretrained.model_type)
     theirs = to_theirs(family.table, decoder_structure(config), pretrained.params)
     tensors = from_transformers(architecture, family, attributes, theirs)
     metadata = {
@@ -139,10 +136,13 @@ def _prepare(pretrained: Pretrained, encoding: str) -> tuple[dict[str, Any], dic
     return metadata, encoded | _write_factors(attributes)
 
 
-def _write_config(config: DecoderConfig) -> tuple[Architecture, Family, dict[str, Any]]:
-    """The first architecture that computes what a config says: tried by writing it, reading that, and comparing."""
+def _write_config(config: DecoderConfig, first: str | None) -> tuple[Architecture, Family, dict[str, Any]]:
+    """The first architecture that computes what a config says: tried by writing it, reading that, and comparing.
+
+    That of the family ``first`` is tried before the others.
+    """
     failures: list[tuple[int, str]] = []
-    for architecture in ARCHITECTURES.values():
+    for architecture in sorted(ARCHITECTURES.values(), key=lambda one: one.model_type != first):
         family = huggingface.FAMILIES[architecture.model_type]
         try:
             attributes = family.write(config)

@@ -265,7 +265,8 @@ def _padded(size: int) -> int:
 
 
 def _write_padded(file: BinaryIO, content: bytes) -> None:
-    file.write(content + bytes(_padded(len(content)) - len(content)))
+    file.write(content)
+    file.write(bytes(_padded(len(content)) - len(content)))
 
 
 def _text(text: str) -> bytes:

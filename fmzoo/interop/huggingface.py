@@ -1,5 +1,6 @@
 """Folders of transformers: `config.json`, safetensors, and a tokenizer if there is one."""
 
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -12,6 +13,7 @@ from fmzoo.interop import (
     flax_msgpack,
     folders,
     gemma,
+    generation_files,
     gpt2,
     gpt_neo,
     gpt_neox,
@@ -28,6 +30,7 @@ from fmzoo.interop.attributes import Attributes
 from fmzoo.interop.family import Family
 from fmzoo.interop.mapping import to_ours, to_theirs
 from fmzoo.interop.network import differences
+from fmzoo.interop.stored import Stored, as_jax
 from fmzoo.interop.structure import decoder_structure
 from fmzoo.models import Decoder, DecoderConfig, Pretrained
 from fmzoo.text.files import read_json, write_json
@@ -36,16 +39,18 @@ ROOMS = (llama, gemma, gpt2, gpt_neox, gptj, gpt_neo, opt, bloom, xglm, phi, olm
 FAMILIES = {family.model_type: family for room in ROOMS for family in room.FAMILIES}
 
 
-def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
+def load(folder: epath.PathLike, dtype: Any = "float32", place: Callable[[str, Stored], Any] = as_jax) -> Pretrained:
     """Loads a folder that transformers' `save_pretrained` wrote.
 
     Args:
       folder: with `config.json`, safetensors or, of a Flax class, `flax_model.msgpack`, and perhaps a tokenizer; may be
         remote.
-      dtype: what the parameters are stored in, whatever the files hold.
+      dtype: what the parameters are stored in, whatever the files hold; None is what they hold.
+      place: as in `fmzoo.interop.to_ours`.
 
     Returns:
-      The model. Its config computes in float32 until told otherwise.
+      The model, with the tokenizer, the chat template and the ids that end an answer that the folder has. Its config
+      computes in float32 until told otherwise.
 
     Raises:
       InputError: the family or an attribute of the config is unknown, or the files do not hold its weights, all of
@@ -57,8 +62,9 @@ def load(folder: epath.PathLike, dtype: Any = "float32") -> Pretrained:
         raise InputError(f"{folder} holds no config.json; a folder that transformers' save_pretrained wrote is needed")
     family, config = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
     read_tensors = flax_msgpack.read_folder if flax_msgpack.holds_model(folder) else folders.read_tensors
-    params = to_ours(family.mapping(config), decoder_structure(config), read_tensors(folder), dtype)
-    return Pretrained(Decoder(config), params, config, text.load_tokenizer(folder))
+    params = to_ours(family.mapping(config), decoder_structure(config), read_tensors(folder), dtype, place)
+    tokenizer, (template, stops) = text.load_tokenizer(folder), generation_files.read(folder, config.vocab_size)
+    return Pretrained(Decoder(config), params, config, tokenizer, template, stops, family.model_type)
 
 
 def save(pretrained: Pretrained, folder: epath.PathLike, model_type: str | None = None) -> None:
@@ -67,13 +73,14 @@ def save(pretrained: Pretrained, folder: epath.PathLike, model_type: str | None 
     Args:
       pretrained: the model; its parameters are written in the dtype that they have.
       folder: a folder that is not there or empty; may be remote.
-      model_type: the family to write it as, such as ``phi3``; None is the first that computes what the config says.
+      model_type: the family to write it as, such as ``phi3``; None is the one that it was loaded as, or if its config
+        was changed into what that does not compute, the first that does.
 
     Raises:
       InputError: no family of transformers computes what the config says, a parameter is no plain array, the folder
         holds something, or it cannot be written.
     """
-    family, attributes = write_config(pretrained.config, model_type)
+    family, attributes = write_config(pretrained.config, model_type, pretrained.model_type)
     tensors = to_theirs(family.mapping(pretrained.config), decoder_structure(pretrained.config), pretrained.params)
     attributes["torch_dtype"] = str(next(iter(tensors.values())).dtype)
     tokenizer = pretrained.tokenizer
@@ -83,6 +90,7 @@ def save(pretrained: Pretrained, folder: epath.PathLike, model_type: str | None 
         folders.write_tensors(inside, tensors)
         if tokenizer is not None:
             tokenizer.save(inside)
+        generation_files.write(inside, pretrained)
         write_json(inside / "config.json", attributes)
 
 
@@ -102,10 +110,17 @@ def read_config(values: dict[str, Any], source: str = "config.json") -> tuple[Fa
     return family, config
 
 
-def write_config(config: DecoderConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
+def write_config(
+    config: DecoderConfig, model_type: str | None = None, first: str | None = None
+) -> tuple[Family, dict[str, Any]]:
     """The first family that computes what a config says, or the one named, and the content of its `config.json`.
 
     A family is tried by writing the config, reading that back, and comparing.
+
+    Args:
+      config: of a decoder.
+      model_type: the only family that will do.
+      first: the family that is tried before the others.
 
     Raises:
       InputError: there is none, or the one named does not.
@@ -113,7 +128,8 @@ def write_config(config: DecoderConfig, model_type: str | None = None) -> tuple[
     if model_type is not None and model_type not in FAMILIES:
         raise InputError(f"model_type is {model_type[:60]!r}; {nearest(model_type, FAMILIES)}")
     failures: list[tuple[int, str]] = []
-    for family in FAMILIES.values() if model_type is None else (FAMILIES[model_type],):
+    tried = sorted(FAMILIES.values(), key=lambda family: family.model_type != first)  # else in their order
+    for family in tried if model_type is None else (FAMILIES[model_type],):
         if family.write is None:
             continue
         try:

@@ -66,6 +66,8 @@ class Tensor:
         """
         shadow = np.empty(self.shape, self.dtype)  # never touched: its views tell where their numbers lie in the file
         window = cut(shadow)
+        if window.size and not np.may_share_memory(window, shadow):
+            raise TypeError("only a function that makes a view can be told what to read")
         order = np.argsort([-stride for stride in window.strides], kind="stable")
         ordered = window.transpose(order)
         first = self.start + window.__array_interface__["data"][0] - shadow.__array_interface__["data"][0]

@@ -17,6 +17,7 @@ class Pretrained:
       tokenizer: an object of `fmzoo.text.Tokenizer`, or None if the source has none.
       chat_template: the Jinja source by which the source renders conversations, or None.
       stop_ids: ids that end an answer besides the tokenizer's eos.
+      model_type: the family, in transformers' terms, that the source said it is of, or None; several compute the same.
     """
 
     module: nn.Module
@@ -25,3 +26,4 @@ class Pretrained:
     tokenizer: Any = None
     chat_template: str | None = None
     stop_ids: tuple[int, ...] = ()
+    model_type: str | None = None

@@ -6,7 +6,7 @@ from etils import epath
 
 from fmzoo import models, train, zoo
 from fmzoo.errors import InputError, nearest
-from fmzoo.interop import config_json, gguf_files, huggingface, image_runs
+from fmzoo.interop import config_json, gguf_files, hub, huggingface, image_runs
 from fmzoo.pretrained import is_run
 from fmzoo.text.files import read_json
 
@@ -68,6 +68,8 @@ def read_config(source: epath.PathLike) -> tuple[str, models.DecoderConfig]:
       InputError: as in `describe`.
     """
     path = train.locate(source)
+    if hub.is_name(str(source)) and not path.exists():
+        path = hub.fetch(str(source), weights=False)
     if is_run(path):
         values = read_json(path / "config.json")
         if values.get("stage") in image_runs.STAGES:

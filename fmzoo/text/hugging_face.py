@@ -148,14 +148,14 @@ class HuggingFaceTokenizer:
 
 
 def read_special_tokens(folder: epath.Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` says, then `special_tokens_map.json`, then the file of a chat template."""
+    """What `tokenizer_config.json` says, then `special_tokens_map.json`; a chat template's own file goes before."""
     config = _optional(folder / "tokenizer_config.json")
     for name, text in _optional(folder / "special_tokens_map.json").items():
         if config.get(name) is None:
             config[name] = text
     template = folder / "chat_template.jinja"
     if template.exists():
-        config.setdefault("chat_template", read_bytes(template).decode("utf-8", "replace"))
+        config["chat_template"] = read_bytes(template).decode("utf-8", "replace")
     return config
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh, NamedSharding
 
 from fmzoo.errors import InputError
-from fmzoo.parallel import path_of
+from fmzoo.parallel import Rules, path_of, specs
 from fmzoo.train.locations import locate
 
 COMMITTED = "_CHECKPOINT_METADATA"  # the file in which Orbax notes when a checkpoint was complete
@@ -150,15 +151,21 @@ class Checkpoints(contextlib.AbstractContextManager):
 
 
 def load_params(
-    folder: epath.PathLike, step: int | None = None, average: bool = False, name: str | None = None
+    folder: epath.PathLike,
+    step: int | None = None,
+    average: bool = False,
+    name: str | None = None,
+    split: tuple[Mesh, Rules] | None = None,
 ) -> tuple[Any, int]:
-    """``(parameters, step)`` of a run as NumPy arrays: the newest complete checkpoint's by default.
+    """``(parameters, step)`` of a run: the newest complete checkpoint's by default.
 
     Args:
       folder: of the checkpoints.
       step: which one.
       average: the moving average in place of the parameters.
       name: of the state, in a run of several.
+      split: a mesh and the rules for it, to have JAX arrays there, of which each process reads its part; else they are
+        NumPy arrays.
 
     Raises:
       InputError: there is no complete checkpoint, no such step, no such state, or no moving average.
@@ -174,10 +181,21 @@ def load_params(
         if not tree.get(field):
             raise InputError(f"{folder.parent} keeps no moving average; a run with ema above 0 is needed")
         wanted = {field: jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), tree[field])}
-        wanted = wanted if name is None else {name: wanted}
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        found = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=numpy, partial_restore=True))
+        kinds = {field: _restore_args(ocp, tree[field], split)}
+        wanted, kinds = (wanted, kinds) if name is None else ({name: wanted}, {name: kinds})
+        found = reader.restore(path, args=ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True))
     return (found if name is None else found[name])[field], step
+
+
+def _restore_args(ocp: Any, tree: Any, split: tuple[Mesh, Rules] | None) -> Any:
+    """How Orbax shall restore each leaf of a tree of which it gave the metadata."""
+    if split is None:
+        return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    mesh, rules = split
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return jax.tree.map(
+        lambda spec: ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, spec)), specs(rules, shapes, mesh)
+    )
 
 
 def _check_shapes(path: epath.Path, like: Any) -> None:
