@@ -1,5 +1,5 @@
-"""The smallest runs of images and of an autoencoder, and a process of one that takes its time: `python -m` with its
-name, its folder, and the seconds that each batch waits."""
+"""The smallest runs of images and of an autoencoder, and a process of some that takes its time: `python -m` with the
+seconds that each batch waits, and name and folder of each run."""
 
 import dataclasses
 import sys
@@ -58,7 +58,7 @@ def slow_down(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    name, folder, seconds = sys.argv[1:]
     leave_out_reports()
-    slow_down(float(seconds))
-    run(name, folder)
+    slow_down(float(sys.argv[1]))
+    for name, folder in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+        run(name, folder)

@@ -21,16 +21,17 @@ from tests.stages import small_image_runs
 ROOT = Path(__file__).parents[2]
 
 
-def start(name, folder, seconds):
-    """A process that runs to the end or goes on, on one device, and waits before each batch."""
+def start(seconds, *runs):
+    """A process that runs each to the end or goes on, on one device, and waits before each batch."""
     flags = re.sub("host_platform_device_count=[0-9]+", "host_platform_device_count=1", os.environ["XLA_FLAGS"])
-    line = [sys.executable, "-m", "tests.stages.small_image_runs", name, str(folder), str(seconds)]
+    words = [str(word) for run in runs for word in run]
+    line = [sys.executable, "-m", "tests.stages.small_image_runs", str(seconds), *words]
     return subprocess.Popen(line, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
 
 
 def kill_once(name, folder, at, moment):
     """Starts a run and kills it a moment after a step; gives that of the last complete checkpoint."""
-    process = start(name, folder, 0.05)
+    process = start(0.05, (name, folder))
     while process.poll() is None and not any(row["step"] == at for row in train.read_rows(folder / "timing.jsonl")):
         time.sleep(0.01)
     time.sleep(moment)
@@ -49,20 +50,29 @@ def last_state(folder):
     return arrays, (step / "data" / "metadata").read_text()
 
 
-@pytest.mark.parametrize("name", small_image_runs.RUNS)
-def test_a_run_killed_at_a_random_moment_is_the_run_that_was_not(name, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(name, whole, 0).wait() == 0
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with every run ``killed`` and gone on with, and ``whole``, from one process; and how each was killed."""
+    folder, kills = tmp_path_factory.mktemp("killed"), {}
     seed = random.SystemRandom().randrange(2**32)
     draw = random.Random(seed)
-    kills = draw.randint(4, 9), draw.uniform(0, 0.1)
-    assert kill_once(name, killed, *kills) < small_image_runs.RUNS[name].steps, (seed, kills)
-    assert start(name, killed, 0).wait() == 0
-    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes(), (seed, kills)
+    for name, config in small_image_runs.RUNS.items():
+        kills[name] = seed, draw.randint(4, 9), draw.uniform(0, 0.1)
+        assert kill_once(name, folder / name / "killed", *kills[name][1:]) < config.steps, kills[name]
+    runs = [(name, folder / name / fate) for name in kills for fate in ("killed", "whole")]
+    assert start(0, *runs).wait() == 0, kills
+    return folder, kills
+
+
+@pytest.mark.parametrize("name", small_image_runs.RUNS)
+def test_a_run_killed_at_a_random_moment_is_the_run_that_was_not(name, finished):
+    folder, kills = finished
+    whole, killed = (folder / name / fate for fate in ("whole", "killed"))
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes(), kills[name]
     (expected, place), (found, same) = last_state(whole), last_state(killed)
     assert same == place
     assert expected.keys() == found.keys()
     assert any("ema" in path for path in expected)
     assert any("discriminator" in path for path in expected) == (name == "pretrain_autoencoder")
     for path, array in expected.items():
-        np.testing.assert_array_equal(found[path], array, err_msg=f"{path} after {kills} of seed {seed}")
+        np.testing.assert_array_equal(found[path], array, err_msg=f"{path} after seed, step and moment {kills[name]}")
