@@ -1,7 +1,6 @@
 """A conversation in the terminal: answers as they come, and a few commands."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator
 
@@ -11,6 +10,8 @@ from etils import epath
 from fmzoo import generate
 from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
+from fmzoo.models.checks import check_positive, check_seed
+from fmzoo.text.files import write_json
 
 HELP = """  /system TEXT   sets the system prompt and begins anew; without TEXT there is none
   /retry         answers the last message again
@@ -40,6 +41,12 @@ class ChatConfig:
     top_k: int | None = None
     top_p: float | None = 0.95
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        check_positive(self, "max_new_tokens")
+        check_seed(self)
+        generate.SamplingConfig(self.temperature, self.top_k, self.top_p)
 
 
 class Chat:
@@ -87,9 +94,12 @@ class Chat:
         self._answer()
 
     def _save(self, path: str) -> None:
-        if not path or not (path := epath.Path(path)).parent.is_dir():
+        if not path or not (path := epath.Path(path)).parent.is_dir() or path.is_dir():
             raise InputError("/save needs a file in a folder that is there; /save talk.json")
-        path.write_text(json.dumps({"messages": self.messages}, ensure_ascii=False, indent=1) + "\n")
+        try:
+            write_json(path, {"messages": self.messages})
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}); another file is needed") from None
         self._write(f"{len(self.messages)} messages are in {path}\n")
 
     def _answer(self) -> None:

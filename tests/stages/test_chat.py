@@ -8,6 +8,7 @@ import pytest
 from fmzoo import generate, models, text
 from fmzoo.errors import InputError
 from fmzoo.stages.chat import ChatConfig, chat
+from fmzoo.stages.tasks import TaskConfig
 
 CONFIG = models.DecoderConfig(
     vocab_size=258, d_model=16, num_layers=1, context_length=160, layers="unrolled",
@@ -55,6 +56,31 @@ def test_commands(pretrained, tmp_path):
     assert talk(pretrained, "hi", "/system Be brief.", "/retry")[0] == [{"role": "system", "content": "Be brief."}]
     assert "there is no message to answer again" in talk(pretrained, "/retry")[1]
     assert "/save needs a file" in talk(pretrained, "/save /no/such/folder/x")[1]
+    assert "/save needs a file" in talk(pretrained, f"/save {tmp_path}")[1]
+
+
+def test_a_full_disk_ends_no_conversation(pretrained, tmp_path, monkeypatch):
+    def fail(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fmzoo.stages.chat.write_json", fail)
+    messages, shown = talk(pretrained, "hi", f"/save {tmp_path / 'x'}", "bye")
+    assert "cannot be written (No space left on device)" in shown
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("kind", [ChatConfig, TaskConfig])
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"seed": 2**70}, "seed is 1180591620717411303424; a whole number from 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(kind, values, says):
+    with pytest.raises(InputError, match=says):
+        kind(**values)
 
 
 def test_the_oldest_turns_make_room(pretrained):
