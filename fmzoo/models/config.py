@@ -8,40 +8,9 @@ import jax.numpy as jnp
 from fmzoo.errors import InputError, nearest
 from fmzoo.models.checks import check, check_options, check_positive
 from fmzoo.models.experts_config import ExpertsConfig, LatentConfig
+from fmzoo.models.rope_config import RopeConfig
 
 Kind = Literal["global", "local", "nope"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeConfig:
-    """Rotary positions (RoFormer, arXiv 2104.09864): theta, which dimensions turn, and how they are stretched."""
-
-    theta: float = 10_000.0
-    fraction: float = 1.0  # of head_dim that is rotated (GPT-NeoX, Phi)
-    interleaved: bool = False  # pairs (2i, 2i+1) as Meta stores them; else halves (i, i + H/2) as Hugging Face does
-    scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
-    factor: float = 1.0
-    original_context: int = 8192  # llama3, yarn, longrope: the context length that the model was pretrained at
-    low_frequency_factor: float = 1.0  # llama3
-    high_frequency_factor: float = 4.0  # llama3
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0  # yarn
-    # yarn, longrope: multiplies cos and sin; None is 0.1 ln(factor) + 1, or sqrt(1 + ln(factor) / ln(original_context))
-    attention_factor: float | None = None
-    short_factors: tuple[float, ...] = ()  # longrope: what divides each frequency; () is 1 for all
-    long_factors: tuple[float, ...] = ()  # longrope: the same, for a model that reads beyond original_context
-    stretched: bool = True  # longrope: turn by long_factors, whatever the length of a sequence
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        check_positive(self, "theta", "fraction", "factor", "original_context", "attention_factor")
-        check_positive(self, "short_factors", "long_factors")
-        check(self.fraction <= 1, f"rope fraction is {self.fraction}; at most 1 is needed")
-        check(
-            self.scaling != "longrope" or self.original_context > 1,
-            f"rope original_context is {self.original_context}; at least 2 is needed for longrope",
-        )
-        check_options(self, scaling=("none", "linear", "llama3", "yarn", "longrope"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +148,11 @@ class DecoderConfig:
             layers=("scan", "unrolled"),
             remat=("none", "full", "dots"),
         )
+        self._check_layers()
+        self._check_blocks()
+        self._check_positions()
+
+    def _check_layers(self) -> None:
         kinds = {*self.prefix, *self.pattern}
         check(bool(self.pattern), "pattern is empty; at least one of global, local, nope is needed")
         check(kinds <= {*get_args(Kind)}, f"pattern holds {sorted(kinds)}; only global, local and nope are known")
@@ -194,32 +168,34 @@ class DecoderConfig:
             self.dense_layers <= len(self.prefix),
             f"experts dense_layers is {self.dense_layers} and prefix has {len(self.prefix)} layers; they must be in it",
         )
+
+    def _check_blocks(self) -> None:
+        check(self.experts is None or not self.mlp.bias, "mlp bias is True, and experts have none; False is needed")
         check(
-            self.experts is None or not self.mlp.bias,
-            "mlp bias is True, and experts have none; False is needed",
+            self.norm.placement != "residual" or self.block == "sequential",
+            f"norm placement residual needs the block sequential, not {self.block}",
         )
-        rotated = int(self.attention.rotary_dim * self.rope.fraction)
-        check(
-            self.position != "rope" or rotated % 2 == 0,
-            f"head_dim {self.attention.rotary_dim} rotates {rotated} dimensions; an even number is needed",
-        )
-        for factors in (self.rope.short_factors, self.rope.long_factors):
-            check(
-                len(factors) in (0, rotated // 2),
-                f"rope has {len(factors)} factors; {rotated // 2} are needed, one for each frequency",
-            )
+
+    def _check_positions(self) -> None:
         check(
             self.position != "sinusoidal" or self.d_model >= 4,
             f"d_model is {self.d_model}; at least 4 is needed for sinusoidal positions",
         )
         check(
-            self.norm.placement != "residual" or self.block == "sequential",
-            f"norm placement residual needs the block sequential, not {self.block}",
-        )
-        check(
             self.position != "alibi" or self.attention.implementation == "xla",
             f"position alibi needs the attention implementation xla, not {self.attention.implementation}",
         )
+        for name, rope in (("rope", self.rope), ("local_rope", self.local_rope or self.rope)):
+            rotated = int(self.attention.rotary_dim * rope.fraction)
+            check(
+                self.position != "rope" or rotated % 2 == 0,
+                f"head_dim {self.attention.rotary_dim} rotates {rotated} by {name}; an even number is needed",
+            )
+            for factors in (rope.short_factors, rope.long_factors):
+                check(
+                    len(factors) in (0, rotated // 2),
+                    f"{name} has {len(factors)} factors; {rotated // 2} are needed, one for each frequency",
+                )
 
     @property
     def dense_layers(self) -> int:

@@ -232,6 +232,13 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
         ({"pattern": ("lokal",)}, "lokal"),
         ({"prefix": ("global",) * 4}, "prefix has 4 layers"),
         ({"attention__head_dim": 5}, "head_dim 5 rotates 5"),
+        ({"local_rope": models.RopeConfig(fraction=0.5)}, "by local_rope; an even number is needed"),
+        ({"rope__scaling": "yarn", "rope__theta": 1.0}, "rope theta is 1.0; above 1"),
+        ({"rope__beta_slow": 0.0}, "beta_slow is 0.0"),
+        (
+            {"rope__scaling": "llama3", "rope__high_frequency_factor": 1.0},
+            "high_frequency_factor is 1.0; a number above",
+        ),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"remat": "some"}, "one of none, full, dots"),
         ({"position": "alibi", "attention__implementation": "splash"}, "needs the attention implementation xla"),
