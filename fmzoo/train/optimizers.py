@@ -8,8 +8,8 @@ import optax
 
 from fmzoo.errors import InputError
 
-NOT_DECAYED = ("scale", "bias")  # names of leaves that weight decay leaves alone: norms and biases
-NOT_MATRICES = ("embed", "position_embed", "head")  # names of tables that Muon leaves to Adam
+NOT_DECAYED = ("scale", "bias", "head_bias")  # names of leaves that weight decay leaves alone: norms and biases
+NOT_MATRICES = ("embed", "position_embed", "label_embed", "head")  # names of tables that Muon leaves to Adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None
     elif config.schedule == "linear":
         after = optax.linear_schedule(peak, final, rest)
     elif config.schedule == "wsd":
-        falling = max(int(steps * config.decay_fraction), 1)
-        after = optax.linear_schedule(peak, final, falling, max(rest - falling, 0))
+        falling = min(max(int(steps * config.decay_fraction), 1), rest)
+        after = optax.linear_schedule(peak, final, falling, rest - falling)
     else:
         after = optax.constant_schedule(peak)
     # The first step already moves: a rate of exactly 0 would waste it.

@@ -45,6 +45,11 @@ def test_wsd_holds_the_peak_and_falls_over_the_last_part():
     np.testing.assert_allclose(found, [PEAK, PEAK, PEAK, PEAK / 2, 0.0], rtol=1e-6, atol=1e-9)
 
 
+def test_wsd_ends_at_the_final_rate_when_the_warm_up_leaves_less_than_its_fall():
+    found = rates("wsd", WARMUP, STEPS, decay_fraction=1.0, final_fraction=0.1)
+    np.testing.assert_allclose(found, [PEAK, PEAK * 0.1], rtol=1e-6)
+
+
 def test_constant_holds_and_a_short_run_warms_up_for_half_of_it():
     assert rates("constant", WARMUP, STEPS) == [PEAK, PEAK]
     config = OptimizerConfig(schedule="constant", learning_rate=PEAK, warmup_steps=100)
@@ -64,9 +69,10 @@ def decoder_params(**changes):
 
 
 def test_decay_leaves_norms_and_biases_alone():
-    flags = {tuple(k.key for k in path): flag for path, flag in jax.tree.leaves_with_path(decayed(decoder_params()))}
+    params = decoder_params(head_bias=True)
+    flags = {tuple(k.key for k in path): flag for path, flag in jax.tree.leaves_with_path(decayed(params))}
     assert {path[-1] for path, flag in flags.items() if flag} == {"embed", "head", "kernel"}
-    assert {path[-1] for path, flag in flags.items() if not flag} == {"scale", "bias"}
+    assert {path[-1] for path, flag in flags.items() if not flag} == {"scale", "bias", "head_bias"}
 
 
 def test_decay_shrinks_what_has_no_gradient():
@@ -89,6 +95,7 @@ def test_muon_takes_kernels_and_leaves_tables_norms_and_biases_to_adam():
         taken.setdefault(path[-1].key, set()).add(view is not None)
     expected = {"kernel": {True}, "embed": {False}, "position_embed": {False}, "head": {False}}
     assert taken == expected | {"scale": {False}, "bias": {False}}
+    assert matrices({"label_embed": jnp.ones((3, 2))}) == {"label_embed": None}
 
 
 def test_muon_on_stacked_layers_is_muon_on_each_layer():
