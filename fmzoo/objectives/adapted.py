@@ -21,10 +21,10 @@ def adapted(objective: ObjectiveFn, *, base: str = "base", scale: float = 1.0) -
     def wrapped(params: Any, frozen: dict[str, Any], batch: Batch, rng: jax.Array, statistics: Any = None) -> Any:
         return terms(join(frozen[base], params, scale), frozen, batch, rng, statistics)
 
-    if not isinstance(objective, Objective) or objective.prepare is None:
+    if not isinstance(objective, Objective):
         return wrapped
 
     def prepare(params: Any, frozen: dict[str, Any], batch: Batch, rng: jax.Array) -> Any:
         return objective.prepare(join(frozen[base], params, scale), frozen, batch, rng)
 
-    return Objective(wrapped, prepare)
+    return Objective(wrapped, objective.prepare and prepare, objective.coupled)

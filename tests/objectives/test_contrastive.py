@@ -9,6 +9,7 @@ import pytest
 from fmzoo import parallel, train
 from fmzoo.errors import InputError
 from fmzoo.models.feature_networks import ImageEncoderConfig, ImageText, ImageTextConfig
+from fmzoo.objectives import adapted
 from fmzoo.objectives.contrastive import contrastive, contrastive_losses
 from fmzoo.text.hashed_words import hash_words
 
@@ -54,9 +55,10 @@ def test_weight_0_is_as_if_it_were_not_there(params):
         assert metrics["retrieved"] == other["retrieved"]
 
 
-def test_microbatches_are_refused():
+@pytest.mark.parametrize("objective", [contrastive(MODULE), adapted(contrastive(MODULE))])
+def test_microbatches_are_refused(objective):
     with pytest.raises(InputError, match="batch is split over 2 microbatches, and the objective couples its rows"):
-        train.gradients(contrastive(MODULE), microbatches=2)
+        train.gradients(objective, microbatches=2)
 
 
 @pytest.mark.parametrize("way", [parallel.shard, parallel.pmap])
