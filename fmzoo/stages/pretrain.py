@@ -10,9 +10,10 @@ from etils import epath
 
 from fmzoo import data, models, objectives, parallel, text, train
 from fmzoo.errors import InputError
+from fmzoo.models.checks import check, check_positive
 from fmzoo.stages.training_run import check_run, fit_config, make_state, open_mesh, own_rows, refine, run_in_folder
 
-Literals = Literal["concatenate_and_split", "first_fit"]
+Packing = Literal["concatenate_and_split", "first_fit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PretrainConfig:
     data: str = "classics"  # what `fmzoo.data.source` opens
     field: str = "text"
     tokenizer: str = "bpe"  # bpe: trained on the data to model.vocab_size; byte; or the path of one
-    packing: Literals = "concatenate_and_split"
+    packing: Packing = "concatenate_and_split"
     batch_size: int = 8  # sequences in a step, over all devices and hosts
     sequence_length: int = 256
     microbatches: int = 1
@@ -49,6 +50,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Refuses values out of range and parts that do not fit together."""
         check_run(self, "sequence_length")
+        check_positive(self, "loss_chunk")
+        for name in ("z_loss", "balance", "router_z"):
+            check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; at least 0 is needed")
+        check(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; 0 to below 1 is needed")
         if self.sequence_length > self.model.context_length:
             raise InputError(
                 f"sequence_length {self.sequence_length} is over model.context_length {self.model.context_length}; "

@@ -98,6 +98,21 @@ def test_a_config_of_another_stage_is_refused(config, tmp_path):
         read_config(tmp_path / "run", PretrainConfig)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"loss_chunk": 0}, "loss_chunk is 0; a number above 0"),
+        ({"z_loss": -1e-4}, "z_loss is -0.0001; at least 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; 0 to below 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0; at least 1"),
+        ({"sequence_length": 33}, "sequence_length 33 is over model.context_length 32"),
+    ],
+)
+def test_values_out_of_range_are_refused_when_a_config_is_made(config, changes, says):
+    with pytest.raises(InputError, match=says):
+        dataclasses.replace(config, **changes)
+
+
 @pytest.mark.parametrize("there", ["parents", "workdir"])
 def test_a_mistake_leaves_nothing_new(tmp_path, there):
     workdir = epath.Path(tmp_path / "runs" / "first")
