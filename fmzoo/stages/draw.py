@@ -10,6 +10,7 @@ from etils import epath
 from fmzoo import generate, train
 from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
+from fmzoo.models.checks import check_seed
 from fmzoo.models.text_to_image import TextToImageConfig
 from fmzoo.pretrained import keeps_average, load
 from fmzoo.stages.picture_grid import grid, write_png, zoom_for
@@ -31,10 +32,9 @@ class DrawConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
+        check_seed(self)
         if self.count < 1:
             raise InputError(f"count is {self.count}; at least 1 is needed")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; a whole number from 0 to {2**32 - 1} is needed")
         if (self.height is None) != (self.width is None):
             raise InputError(f"height is {self.height} and width is {self.width}; both or neither are needed")
 
