@@ -12,46 +12,23 @@ A compressor's bits are those of train and test together less those of train alo
 ``xz -9`` and ``zstd -19`` as they come.
 """
 
-import argparse
-import json
+import dataclasses
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-from fmzoo import data, models, train
-from fmzoo.parallel.allocator import keep_heap
+from one_claim import main
+
+from fmzoo import data, train
 from fmzoo.pretrained import load
 from fmzoo.stages.plots import plot_loss
 from fmzoo.stages.pretrain import PretrainConfig, pretrain
+from fmzoo.stages.tour import CONFIG as TOUR
 from fmzoo.stages.tour import measure
 
+CONFIG = dataclasses.replace(TOUR, steps=1600, checkpoint_every=400)  # about two passes over the training text
 COMPRESSORS = {"xz -9": ["xz", "-9", "-c"], "zstd -19": ["zstd", "-19", "-q", "-c"]}
-
-
-def config() -> PretrainConfig:
-    """The run: about two passes over the training text."""
-    return PretrainConfig(
-        model=models.DecoderConfig(
-            vocab_size=2048,
-            d_model=192,
-            num_layers=4,
-            context_length=1024,
-            attention=models.AttentionConfig(num_heads=3, num_kv_heads=1, head_dim=64, window=256),
-            mlp=models.MlpConfig(d_ff=512),
-            pattern=("local",),
-            tied_head=True,
-            layers="unrolled",
-            transposed_inputs=True,
-        ),
-        optimizer=train.OptimizerConfig(
-            name="muon", learning_rate=8e-3, schedule="linear", warmup_steps=20, final_fraction=0.0
-        ),
-        batch_size=16,
-        sequence_length=256,
-        steps=1600,
-        checkpoint_every=400,
-    )
 
 
 def compressed_bits(command: list[str], learned: list[str], held_out: list[str]) -> float:
@@ -98,15 +75,5 @@ Verdict: the claim {"holds" if holds else "FAILS"}. It took {seconds / 60:.1f} m
     return {"holds": holds, "training_minutes": round(seconds / 60, 2), "bits_per_byte": bits}
 
 
-def main() -> None:
-    """Parses and runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
-    keep_heap()
-    found = run(config(), parser.parse_args().workdir)
-    print(json.dumps(found, indent=2))
-    raise SystemExit(0 if found["holds"] else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, CONFIG, run)

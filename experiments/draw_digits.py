@@ -9,27 +9,21 @@ of equal size, 64 features of the classifier, means over draws of the sets), aft
 Hardware: two CPU cores. The pictures are scikit-learn's 8x8 digits; ``fmzoo pretrain digits`` is the training.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
+from one_claim import main
 
 from fmzoo import data, evals, generate, train
-from fmzoo.parallel.allocator import keep_heap
 from fmzoo.pretrained import load
 from fmzoo.stages.feature_networks import gather, train_classifier
 from fmzoo.stages.images import IMAGE_PRESETS, PretrainImagesConfig, pretrain_images
 from fmzoo.stages.picture_grid import grid, write_png, zoom_for
 
+CONFIG = IMAGE_PRESETS["digits"]
 SAMPLES, GUIDANCE, STEPS, DRAWS = 1000, 2.0, 25, 10
 MOST_WRONG, MOST_RATIO, MOST_SECONDS = 0.03, 3.0, 600
-
-
-def config() -> PretrainImagesConfig:
-    """The run: the preset as it stands."""
-    return IMAGE_PRESETS["digits"]
 
 
 def draw(pretrained, classes: tuple[str, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,15 +84,5 @@ Guidance {GUIDANCE}, {STEPS} steps of dpm++2m, {len(held_out[2])} pictures in ea
     return {"holds": holds, "named_as_asked": right, "ratio": round(ratio, 3), "seconds": round(seconds, 1), **found}
 
 
-def main() -> None:
-    """Parses and runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
-    keep_heap()
-    found = run(config(), parser.parse_args().workdir)
-    print(json.dumps(found, indent=2))
-    raise SystemExit(0 if found["holds"] else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, CONFIG, run)

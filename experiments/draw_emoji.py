@@ -10,30 +10,24 @@ Hardware: two CPU cores. The pictures are the 3,375 emoji of 32x32 with their na
 ``fmzoo pretrain emoji`` is the training, and the same line goes on where a stopped run stands.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
+from one_claim import main
 
 from fmzoo import data, evals, generate, train
 from fmzoo.data.embedded_images import records
 from fmzoo.models import Pretrained
-from fmzoo.parallel.allocator import keep_heap
 from fmzoo.pretrained import load
 from fmzoo.stages.feature_networks import gather, train_image_text
 from fmzoo.stages.images import IMAGE_PRESETS, PretrainImagesConfig, pretrain_images
 from fmzoo.stages.picture_grid import grid, write_png
 
+CONFIG = IMAGE_PRESETS["emoji"]
 FRAMING, GUIDANCE, STEPS, DRAWS, COLUMNS = data.Framing(32, 32, 3), 3.0, 25, 4, 16
 LEAST_OF_ALL, LEAST_OF_TONE, MOST_SECONDS = 5.0, 3.0, 2700
 Rates = dict[str, float]
-
-
-def config() -> PretrainImagesConfig:
-    """The run: the preset as it stands."""
-    return IMAGE_PRESETS["emoji"]
 
 
 def draw(pretrained: Pretrained, captions: list[str], seed: int) -> list[np.ndarray]:
@@ -94,15 +88,5 @@ Guidance {GUIDANCE:g}, {STEPS} steps of dpm++2m, means over {DRAWS} draws of eac
     return {"holds": holds, "drawn": drawn, "chance": chance, "real": of_real, "seconds": round(seconds, 1)}
 
 
-def main() -> None:
-    """Parses and runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
-    keep_heap()
-    found = run(config(), parser.parse_args().workdir)
-    print(json.dumps(found, indent=2))
-    raise SystemExit(0 if found["holds"] else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, CONFIG, run)
