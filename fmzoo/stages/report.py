@@ -18,7 +18,7 @@ def write_report(config: Any, workdir: epath.Path, pretrained: models.Pretrained
     """
     rows = train.read_rows(workdir / "metrics.jsonl")
     plot_loss(rows, workdir / "loss.png")
-    tail = [row["loss"] for row in rows[-max(len(rows) // 20, 1) :] if not isinstance(row["loss"], str)]
+    loss, steps = train.closing_mean(rows, "loss")
     lines = [
         f"# Pretraining on {config.data}",
         "",
@@ -26,7 +26,7 @@ def write_report(config: Any, workdir: epath.Path, pretrained: models.Pretrained
         "| --- | --- |",
         f"| parameters | {models.parameter_count(config.model):,} |",
         f"| steps | {config.steps:,} of {config.batch_size} x {config.sequence_length} tokens |",
-        f"| loss, mean of the last {len(tail)} steps | {sum(tail) / max(len(tail), 1):.4f} nats a token |",
+        f"| loss, mean of the last {steps} steps | {loss:.4f} nats a token |",
         f"| updates skipped | {sum(bool(row.get('skipped')) for row in rows)} |",
     ]
     if pretrained.params is not None:

@@ -7,7 +7,7 @@ from fmzoo.train.fit import FitConfig, fit
 from fmzoo.train.frozen import keep_frozen, load_frozen
 from fmzoo.train.gradients import Gradients, accumulate, combine, gradients
 from fmzoo.train.locations import locate
-from fmzoo.train.metrics_log import MetricsLog, read_rows, replace_text
+from fmzoo.train.metrics_log import MetricsLog, closing_mean, read_rows, replace_text
 from fmzoo.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
 from fmzoo.train.progress import Progress, measure_matmul_rate
 from fmzoo.train.state import State, average_params, init_state
@@ -30,6 +30,7 @@ __all__ = [
     "carried",
     "check_objective",
     "combine",
+    "closing_mean",
     "complete_steps",
     "fill_then",
     "fit",

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +80,16 @@ def _read(line: str) -> dict[str, Any] | None:
 def values_of(metrics: dict[str, float], name: str) -> list[float]:
     """The values of a metric for every state of a run: those called ``name`` or ``.../name``."""
     return [value for key, value in metrics.items() if key.rpartition("/")[2] == name]
+
+
+def closing_mean(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, int]:
+    """The mean of a metric over the last twentieth of the rows, and over how many: what is not finite is left out.
+
+    It is nan where nothing is left.
+    """
+    last = [row[name] for row in rows[-max(len(rows) // 20, 1) :]]
+    finite = [value for value in last if not isinstance(value, str)]
+    return (sum(finite) / len(finite) if finite else math.nan), len(finite)
 
 
 def replace_text(path: epath.PathLike, text: str) -> None:
