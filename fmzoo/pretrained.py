@@ -10,7 +10,14 @@ from jax.sharding import Mesh
 
 from fmzoo import models, parallel
 from fmzoo.errors import InputError
-from fmzoo.interop import gguf_files, huggingface, image_runs, parameter_runs, pipeline_writing
+from fmzoo.interop import (
+    adapters,
+    gguf_files,
+    huggingface,
+    image_runs,
+    parameter_runs,
+    pipeline_writing,
+)
 from fmzoo.interop.stored import as_jax, on_mesh
 from fmzoo.models import DECODER_RULES, DecoderConfig, Pretrained
 from fmzoo.models.system_sharding import family_rules
@@ -27,6 +34,7 @@ FORMATS: dict[str, Callable[[Pretrained, epath.PathLike], None]] = {
     "gguf-q8_0": functools.partial(gguf_files.save, encoding="Q8_0"),
     "gguf-f32": functools.partial(gguf_files.save, encoding="F32"),
     "orbax": parameter_runs.save,
+    "peft": adapters.save,
 }
 
 
@@ -38,6 +46,7 @@ def load(
     average: bool = False,
     prediction: str | None = None,
     quantize: str | None = None,
+    adapter: epath.PathLike | None = None,
     mesh: Mesh | str | None = None,
     rules: parallel.Rules | None = None,
 ) -> Pretrained:
@@ -54,6 +63,8 @@ def load(
         published with (2-base needs ``epsilon``).
       quantize: keep the kernels of a decoder in ``int8`` or ``int4``, as nodes (`fmzoo.models.quantize`); None is
         ``dtype``. What a GGUF file stores as Q8_0, or as Q4_0 and Q4_1, keeps its bits.
+      adapter: LoRA weights to put onto it, a folder that PEFT wrote or a safetensors file: as nodes over the kernels of
+        a decoder (`fmzoo.models.separate` takes them off), added to the kernels of a system that draws.
       mesh: of `fmzoo.parallel.mesh`, or such as ``"fsdp=8"``: where the parameters are put. Of safetensors and of a run
         only the parts are read that this process's devices need, each once; other sources are read whole.
       rules: how the mesh splits them; None is as the model's family does.
@@ -72,6 +83,8 @@ def load(
     pretrained = read(source, dtype, put, split=split, **options)
     if quantize is not None:
         pretrained = _quantized(pretrained, quantize, source)
+    if adapter is not None:
+        pretrained = adapters.adapt(pretrained, adapter)
     if mesh is not None:
         params = parallel.place(pretrained.params, mesh, rules or family_rules(pretrained.config))
         pretrained = dataclasses.replace(pretrained, params=params)
@@ -92,14 +105,17 @@ def save(pretrained: Pretrained, folder: epath.PathLike, format: str = "huggingf
       format: ``huggingface``: `config.json`, safetensors and the tokenizer, as transformers 4 and 5 read them;
         ``diffusers``: `model_index.json` and a folder for each component of a system that draws; ``gguf`` (F16),
         ``gguf-q8_0`` or ``gguf-f32``: `model.gguf`, or a file if the name ends so; ``orbax``: a run folder with the
-        parameters as its only checkpoint, of a decoder. Quantised kernels become arrays.
+        parameters as its only checkpoint, of a decoder; ``peft``: a decoder's adapters alone. In the others quantised
+        kernels become arrays, and adapters are merged.
 
     Raises:
       InputError: the format is unknown or cannot hold the model, the folder holds something, or the disk is full.
     """
     check_format(format)
-    params = models.dequantize_params(pretrained.params)
-    FORMATS[format](dataclasses.replace(pretrained, params=params), folder)
+    if format != "peft":
+        params = models.dequantize_params(models.merge(*models.separate(pretrained.params)))
+        pretrained = dataclasses.replace(pretrained, params=params)
+    FORMATS[format](pretrained, folder)
 
 
 def convert(
@@ -109,6 +125,7 @@ def convert(
     dtype: str | None = None,
     *,
     average: bool = False,
+    adapter: epath.PathLike | None = None,
 ) -> None:
     """Writes a model in another format, a tensor at a time where source and format are of safetensors or GGUF.
 
@@ -120,6 +137,7 @@ def convert(
       format: as in `save`.
       dtype: that the tensors are written in, but for GGUF; None is what the source has, and float32 if it is quantised.
       average: as in `load`.
+      adapter: as in `load`; the whole model is then in memory.
 
     Raises:
       InputError: as in `load` and `save`.
@@ -127,7 +145,10 @@ def convert(
     check_format(format)
     if dtype is not None:
         _check_dtype(dtype)
-    save(read(source, dtype, lambda path, leaf: leaf, average=average), folder, format)
+    if adapter is None:
+        save(read(source, dtype, lambda path, leaf: leaf, average=average), folder, format)
+    else:
+        save(adapters.adapt(read(source, dtype, as_jax, average=average), adapter), folder, format)
 
 
 def check_format(format: str) -> None:

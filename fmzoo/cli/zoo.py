@@ -48,13 +48,14 @@ class Convert:
     folder: Positional[Annotated[str, arg(metavar="FOLDER")]]  # that is not there yet; NAME.gguf is a file
     format: str = "huggingface"  # or diffusers (of systems that draw), gguf, gguf-q8_0, gguf-f32, orbax, peft
     dtype: str | None = None  # what the parameters are written in, but for gguf; by default as the source has them
+    adapter: str | None = None  # LoRA weights to merge into it: a folder that PEFT wrote, or a safetensors file
 
     def run(self) -> None:
         """Converts."""
         start_computing()
         from fmzoo.pretrained import convert
 
-        convert(self.source, self.folder, self.format, self.dtype)
+        convert(self.source, self.folder, self.format, self.dtype, adapter=self.adapter)
         print(f"{self.folder} is written")
 
 

@@ -28,7 +28,8 @@ from fmzoo.models.dit_sharding import DIT_RULES
 from fmzoo.models.dropout import dropout
 from fmzoo.models.experts_config import ExpertsConfig, LatentConfig
 from fmzoo.models.image_accounting import autoencoder_flops, dit_flops, image_model_parameters, mmdit_flops
-from fmzoo.models.lora import init_lora, join, merge
+from fmzoo.models.inspection import Inside, logit_lens, look_inside
+from fmzoo.models.lora import init_lora, join, merge, separate
 from fmzoo.models.mmdit import MMDiT, MMDiTConfig
 from fmzoo.models.pretrained import Pretrained
 from fmzoo.models.projection import Lora, Node, project
@@ -69,6 +70,7 @@ __all__ = [
     "DiTConfig",
     "DiscriminatorConfig",
     "ExpertsConfig",
+    "Inside",
     "Int8Kernel",
     "LatentConfig",
     "Lora",
@@ -108,6 +110,8 @@ __all__ = [
     "is_quantized",
     "join",
     "join_projections",
+    "logit_lens",
+    "look_inside",
     "make_denoiser",
     "matmul_parameters",
     "merge",
@@ -117,6 +121,7 @@ __all__ = [
     "quantize",
     "quantize_params",
     "replace",
+    "separate",
     "to_latents",
     "transpose_kernels",
     "unet_flops",

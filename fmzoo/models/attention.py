@@ -54,6 +54,7 @@ def alibi_bias(mask: Mask, num_heads: int, dtype: jnp.dtype) -> Array:
     return -jnp.asarray(alibi_slopes(num_heads), wide)[None, :, None, None] * distance.astype(wide)
 
 
+INSIDE = "inside"  # the collection in which layers leave what is asked for (`fmzoo.models.look_inside`)
 BLOCKS, SMALLEST_BLOCK = 4, 32  # into how many parts `attend` cuts queries in order, and what is not worth cutting
 
 
@@ -120,13 +121,23 @@ def _attend_whole(
     dropout_keys: Array | None,
     dropout_rate: float,
 ) -> Array:
+    batch, length, heads, _ = q.shape
+    kv_heads = k.shape[2]
+    weights = weigh(q, k, seen, scale=scale, bias=bias, softcap=softcap)
+    weights = dropout(weights, dropout_keys, dropout_rate).astype(v.dtype)
+    weights = weights.reshape(batch, kv_heads, (heads // kv_heads) * length, -1)
+    v = jnp.swapaxes(v, 1, 2)
+    return jnp.swapaxes(jnp.matmul(weights, v).reshape(batch, heads, length, v.shape[-1]), 1, 2)
+
+
+def weigh(q: Array, k: Array, seen: Array | None, *, scale: float, bias: Array | None, softcap: float | None) -> Array:
+    """How much each query takes of each key, ``[B, N, T, S]`` in float32 or better; arguments are those of `attend`."""
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
     wide = jnp.promote_types(jnp.float32, q.dtype)
     # Queries that share a key head stand one below the other, so that each product is one plain matrix product a head.
     q = jnp.swapaxes(q * jnp.asarray(scale, q.dtype), 1, 2).reshape(batch, kv_heads, -1, width)
-    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-    scores = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=wide)
+    scores = jnp.matmul(q, jnp.swapaxes(jnp.swapaxes(k, 1, 2), 2, 3), preferred_element_type=wide)
     scores = scores.reshape(batch, heads, length, -1)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
@@ -134,9 +145,7 @@ def _attend_whole(
         scores = scores + bias
     if seen is not None:
         scores = jnp.where(seen[:, None], scores, jnp.finfo(wide).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_keys, dropout_rate).astype(v.dtype)
-    weights = weights.reshape(batch, kv_heads, (heads // kv_heads) * length, -1)
-    return jnp.swapaxes(jnp.matmul(weights, v).reshape(batch, heads, length, v.shape[-1]), 1, 2)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def attend_cudnn(q: Array, k: Array, v: Array, mask: Mask, *, scale: float) -> Array:

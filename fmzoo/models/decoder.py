@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from fmzoo.errors import require
 from fmzoo.models import cache as caching
-from fmzoo.models.attention import attend, attend_cudnn, attend_splash, keys_and_values, write
+from fmzoo.models.attention import INSIDE, attend, attend_cudnn, attend_splash, keys_and_values, weigh, write
 from fmzoo.models.config import DecoderConfig, Kind
 from fmzoo.models.dropout import dropout, fold
 from fmzoo.models.experts import Experts
@@ -48,6 +48,8 @@ class Attention(nn.Module):
             beside = zip(keys_and_values(old), (k, v), strict=True)
             k, v = keys_and_values(cache) if view.whole else (jnp.concatenate(pair, axis=1) for pair in beside)
         scale = a.head_dim**-0.5 if a.scale is None else a.scale
+        if self.is_mutable_collection(INSIDE) and not self.is_initializing():
+            self.sow(INSIDE, "weights", weigh(q, k, view.seen, scale=scale, bias=view.bias, softcap=a.logit_softcap))
         if view.seen is not None:
             y = attend(
                 q, k, v, view.seen, scale=scale, bias=view.bias, softcap=a.logit_softcap,
@@ -137,7 +139,7 @@ class Decoder(nn.Module):
         if c.position == "learned":
             table = (c.context_length + c.position_offset, c.d_model)
             self.position_embed = read(self, "position_embed", nn.initializers.normal(0.02), table)
-        for group, config, kinds, copies in self._groups():
+        for group, config, kinds, copies in self.groups():
             if not self.has_variable("params", group):
                 self.param(group, init_layers, config, kinds, copies)
         self.embed_norm = Norm(c.norm) if c.embed_norm else None
@@ -149,7 +151,7 @@ class Decoder(nn.Module):
         if c.head_bias:
             self.head_bias = read(self, "head_bias", nn.initializers.zeros, (c.vocab_size,))
 
-    def _groups(self) -> list[tuple[str, DecoderConfig, tuple[Kind, ...], int | None]]:
+    def groups(self) -> list[tuple[str, DecoderConfig, tuple[Kind, ...], int | None]]:
         """Name, config, kinds and copies of each group of layers; only the prefix has layers without experts."""
         c, rest = self.config, self.config
         if c.dense_layers:
@@ -202,7 +204,7 @@ class Decoder(nn.Module):
         in_order = positions is None and cache is None
         if positions is None:
             positions = count_positions(tokens, segment_ids, cache)
-        x = dropout(self._embed(tokens, positions), fold(dropout_keys, 0), c.dropout)
+        x = dropout(self.embed_tokens(tokens, positions), fold(dropout_keys, 0), c.dropout)
         if cache is not None and segment_ids is not None:
             positions, segment_ids = jnp.where(segment_ids > 0, positions, -1), None
         views, table = {}, {}
@@ -228,7 +230,8 @@ class Decoder(nn.Module):
             return self.head
         return self.tied_head if self.has_variable("params", "tied_head") else Transposed(self.embed)
 
-    def _embed(self, tokens: Array, positions: Array) -> Array:
+    def embed_tokens(self, tokens: Array, positions: Array) -> Array:
+        """What the first layer reads ``[B, T, D]``, in the compute dtype; positions are ``int32[B or 1, T]``."""
         c, dtype = self.config, self.config.compute_dtype
         x = self.embed[tokens].astype(dtype)
         if c.scaled_embedding:
@@ -247,7 +250,7 @@ class Decoder(nn.Module):
     def _layers(self, x: Array, views: dict[Kind, View], cache: Tree | None, keys: Array | None) -> tuple:
         """Runs all blocks: ``(x, {group: {slot: reports}}, {group: {slot: cache}})``."""
         reports, caches, index = {}, {}, 0
-        for group, config, kinds, copies in self._groups():
+        for group, config, kinds, copies in self.groups():
             params = self.get_variable("params", group)
             held = None if cache is None else cache[group]
             together = repeat_blocks if copies else run_blocks

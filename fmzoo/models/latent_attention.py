@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fmzoo.models.attention import attend
+from fmzoo.models.attention import INSIDE, attend, weigh
 from fmzoo.models.config import AttentionConfig, DecoderConfig, Kind, NormConfig
 from fmzoo.models.dropout import fold
 from fmzoo.models.norms import Norm
@@ -54,6 +54,9 @@ class LatentAttention(nn.Module):
             "dropout_keys": fold(keys, 0), "dropout_rate": a.dropout,
             "in_order": view.mask.in_order, "window": view.mask.window,
         }  # fmt: skip
+        if self.is_mutable_collection(INSIDE) and not self.is_initializing():
+            scores = {name: options[name] for name in ("scale", "bias", "softcap")}
+            self.sow(INSIDE, "weights", weigh(q, expand(a, latents, up)[0], view.seen, **scores))
         y = form(a, q, latents, up, view.seen, **options).reshape(*x.shape[:2], -1)
         return self._weights("out", y.shape[-1], c.d_model, a.out_bias, 0.5 / c.num_layers)(y), cache
 
@@ -86,11 +89,15 @@ def expanded(a: AttentionConfig, q: Array, latents: Array, up: Array | Node, see
     Returns:
       ``[B, T, N, value_dim]``.
     """
+    return attend(q, *expand(a, latents, up), seen, **options)
+
+
+def expand(a: AttentionConfig, latents: Array, up: Array | Node) -> tuple[Array, Array]:
+    """Every head's own keys ``[B, S, N, H]`` and values ``[B, S, N, value_dim]``."""
     rank, still = a.latent.kv_rank, a.head_dim - a.latent.rope_dim
     made = project(latents[..., :rank], up).reshape(*latents.shape[:2], a.num_heads, -1)
     turned = jnp.broadcast_to(latents[:, :, None, rank:], (*made.shape[:3], a.latent.rope_dim))
-    k = jnp.concatenate([made[..., :still], turned], axis=-1)
-    return attend(q, k, made[..., still:], seen, **options)
+    return jnp.concatenate([made[..., :still], turned], axis=-1), made[..., still:]
 
 
 def absorbed(a: AttentionConfig, q: Array, latents: Array, up: Array | Node, seen: Array, **options: object) -> Array:
