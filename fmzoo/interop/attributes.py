@@ -103,6 +103,6 @@ class Attributes:
         for name, value in self._values.items():
             if name not in HARMLESS and name not in self._taken:
                 raise InputError(
-                    f"{self.source} has {name[:60]!r} ({str(value)[:60]}), which is not known here; without knowing "
+                    f"{self.source} has {name[:60]!r} ({repr(value)[:60]}), which is not known here; without knowing "
                     "what it does the model cannot be trusted"
                 )

@@ -17,7 +17,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from fmzoo.errors import InputError
-from fmzoo.text.files import read_json
+from fmzoo.interop import folders
 
 WEIGHTS, TEXT_WEIGHTS = "diffusion_flax_model.msgpack", "flax_model.msgpack"
 INDEX = TEXT_WEIGHTS + ".index.json"
@@ -44,8 +44,7 @@ def read_file(path: epath.PathLike) -> dict[str, np.ndarray]:
       InputError: the file cannot be read, is cut short, or holds something other than a tree of arrays.
     """
     path = epath.Path(path)
-    tree = _unpack(path)
-    flat = flatten_dict(tree, sep="/") if isinstance(tree, dict) else {}
+    flat = _unpack(path)
     tensors: dict[str, np.ndarray] = {}
     for name, leaf in flat.items():
         if not isinstance(leaf, np.ndarray):
@@ -82,17 +81,10 @@ def read_folder(folder: epath.PathLike) -> dict[str, np.ndarray]:
     whole, index = folder / TEXT_WEIGHTS, folder / INDEX
     if whole.exists():
         return read_file(whole)
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise InputError(f"{index} has no weight_map of names to files")
     tensors: dict[str, np.ndarray] = {}
-    for file in sorted(set(places.values())):
-        if not file.endswith(".msgpack") or "/" in file or "\\" in file:
-            raise InputError(f"{index} names {file[:80]!r}; a msgpack file in the same folder is needed")
+    for file, names in folders.read_index(index, ".msgpack").items():
         shard = read_file(folder / file)
-        listed = {_name(name, index) for name, where in places.items() if where == file}
-        if odd := sorted(shard.keys() ^ listed):
-            raise InputError(f"{folder / file} and its index disagree on {odd[0][:80]}; a whole copy is needed")
+        folders.refuse_differences(folder / file, shard.keys() ^ {_name(name, index) for name in names})
         tensors |= shard
     return tensors
 
@@ -110,10 +102,11 @@ def read_config(values: dict[str, Any], source: str = "config.json") -> dict[str
     return kept | {"_class_name": CLASSES[name]}
 
 
-def _unpack(path: epath.Path) -> Any:
+def _unpack(path: epath.Path) -> dict[str, Any]:
+    """The leaves of the tree by their paths; none if it is no tree."""
     try:
         content = path.read_bytes()
-        return msgpack.unpackb(
+        tree = msgpack.unpackb(
             content,
             raw=False,
             ext_hook=_read_array,
@@ -121,9 +114,10 @@ def _unpack(path: epath.Path) -> Any:
             strict_map_key=True,
             max_ext_len=len(content),
         )
+        return flatten_dict(tree, sep="/") if isinstance(tree, dict) else {}
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from None
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         reason = str(error)[:80] or type(error).__name__
         raise InputError(f"{path} is no sound msgpack file of flax ({reason}); a whole copy is needed") from None
 

@@ -56,23 +56,43 @@ def refuse_pickles(paths: list[epath.Path]) -> None:
 
 
 def _read_shards(folder: epath.Path, path: epath.Path) -> dict[str, safetensors.Tensor]:
-    index = read_json(path).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-        raise InputError(f"{path} has no weight_map of names to files")
-    files = sorted(set(index.values()))
-    for file in files:
-        if not file.endswith(".safetensors") or "/" in file or "\\" in file:
-            raise InputError(f"{path} names {file[:80]!r}; a safetensors file in the same folder is needed")
-        if not (folder / file).exists():
-            raise InputError(f"{folder} lacks {file}, which its index names; all shards are needed")
     tensors: dict[str, safetensors.Tensor] = {}
-    for file in files:
+    for file, listed in read_index(path, ".safetensors").items():
         shard = safetensors.read_file(folder / file)
-        listed = {name for name, where in index.items() if where == file}
-        if odd := sorted(shard.keys() ^ listed):
-            raise InputError(f"{folder / file} and its index disagree on {odd[0][:80]}; a whole copy is needed")
+        refuse_differences(folder / file, shard.keys() ^ listed)
         tensors |= shard
     return tensors
+
+
+def read_index(path: epath.Path, ending: str) -> dict[str, set[str]]:
+    """The files beside an index, in order of their names, and the tensors that it says each holds.
+
+    Args:
+      path: of a JSON file with a `weight_map` of tensors to files.
+      ending: of the files.
+
+    Raises:
+      InputError: there is no such map, it names something other than files in the same folder, or one is missing.
+    """
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise InputError(f"{path} has no weight_map of names to files")
+    listed: dict[str, set[str]] = {file: set() for file in sorted(set(places.values()))}
+    there = {file.name for file in path.parent.iterdir()}
+    for file in listed:
+        if not file.endswith(ending) or "/" in file or "\\" in file:
+            raise InputError(f"{path} names {file[:80]!r}; a {ending[1:]} file in the same folder is needed")
+        if file not in there:
+            raise InputError(f"{path.parent} lacks {file[:80]!r}, which its index names; all shards are needed")
+    for name, file in places.items():
+        listed[file].add(name)
+    return listed
+
+
+def refuse_differences(path: epath.Path, names: set[str]) -> None:
+    """Refuses a shard if there are tensors that only one of it and its index has."""
+    if names:
+        raise InputError(f"{path} and its index disagree on {min(names)[:80]!r}; a whole copy is needed")
 
 
 def write_tensors(

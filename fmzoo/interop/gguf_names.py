@@ -185,7 +185,7 @@ def _rename(
         layer = re.search(r"\.(\d+)\.", name)
         pattern = name.replace(layer[0], ".{i}.", 1) if layer else name
         if pattern not in names:
-            raise InputError(f"the tensor {name[:80]} is not expected of {architecture.name}")
+            raise InputError(f"the tensor {name[:80]!r} is not expected of {architecture.name}")
         pattern, both = names[pattern], f"{name} {names[pattern]}"
         if architecture.interleaved and (kind := re.search(r"attn_([qk])\.", both)):
             count = heads["query" if kind[1] == "q" else "key"]

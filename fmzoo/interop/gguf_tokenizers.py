@@ -8,6 +8,7 @@ import numpy as np
 from fmzoo.errors import InputError
 from fmzoo.text import Tokenizer
 from fmzoo.text.byte_ranks import PUBLISHED
+from fmzoo.text.foreign import refusing
 from fmzoo.text.hugging_face import HuggingFaceTokenizer
 from fmzoo.text.sentence_piece import SentencePieceTokenizer
 
@@ -107,10 +108,8 @@ def _read_bpe(found: Mapping[str, Any], tokens: list[str], types: np.ndarray, so
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens) or any(len(pair) != 2 for pair in merges):
         raise InputError(f"{source} has a token twice, or a merge that is no pair; each token once is needed")
-    try:
+    with refusing(f"{source} has merges that do not fit its tokens"):
         built = Built(models.BPE(vocabulary, merges, ignore_merges=pre in WHOLE_WORDS))
-    except Exception as error:  # noqa: BLE001 - the package raises bare Exception
-        raise InputError(f"{source} has merges that do not fit its tokens ({str(error)[:100]})") from None
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS[pre]]
     built.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(False, use_regex=False)])
     built.decoder = decoders.ByteLevel()

@@ -199,7 +199,7 @@ def _rename(table: Table, tensors: Mapping[str, Array]) -> dict[str, Array]:
     for name, tensor in tensors.items():
         start, full = next((pair for pair in table.renames if name.startswith(pair[0])), ("", ""))
         if (name := full + name.removeprefix(start)) in renamed:
-            raise InputError(f"two tensors stand for {name}; one is needed")
+            raise InputError(f"two tensors stand for {name[:80]!r}; one is needed")
         renamed[name] = tensor
     return renamed
 
@@ -228,7 +228,8 @@ def _check_tensors(units: list[Unit], tensors: Mapping[str, Array]) -> None:
     for unit in units:
         for name, shape in zip(unit.theirs, their_shapes(unit.layout, unit.shapes), strict=True):
             if tuple(tensors[name].shape) != shape:
-                raise InputError(f"tensor {name} has shape {tuple(tensors[name].shape)}; {shape} is needed")
+                found = str(tuple(tensors[name].shape))[:60]
+                raise InputError(f"tensor {name} has shape {found}; {shape} is needed")
             if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
                 raise InputError(f"tensor {name} holds {tensors[name].dtype}; floating-point numbers are needed")
 
@@ -245,5 +246,5 @@ def their_shapes(layout: Layout, ours: tuple[Shape, ...]) -> list[Shape]:
 
 
 def _first(names: Any) -> str:
-    names = sorted(set(names))
+    names = [repr(name)[1:-1][:80] for name in sorted(set(names))]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

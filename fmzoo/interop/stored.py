@@ -92,7 +92,8 @@ class Stored:
             here = [i for i, box in enumerate(boxes) if all(map(_within, piece.at, box))]
             if here:
                 for i, array in zip(here, piece.read([boxes[i][depth:] for i in here]), strict=True):
-                    found[i][tuple(at - s.start for at, s in zip(piece.at, boxes[i], strict=False))] = array
+                    with np.errstate(all="ignore"):  # a number may be none, or too large for the dtype
+                        found[i][tuple(at - s.start for at, s in zip(piece.at, boxes[i], strict=False))] = array
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from etils import epath
 
 from fmzoo.errors import InputError, nearest
 from fmzoo.text.files import read_bytes, read_json, write_bytes, write_json
+from fmzoo.text.foreign import refusing
 
 LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]{1,9}\r?\n")
 LARGEST_RANK = 2**24
@@ -99,12 +100,10 @@ class ByteRankTokenizer:
         _check(ranks, specials)
         self._ranks, self.pattern, self.specials = dict(ranks), pattern, dict(specials)
         self._roles = {"bos": bos, "eos": eos, "pad": pad}
-        try:
+        with refusing(f"pattern {pattern[:80]!r} does not compile, or a special token is no text"):
             self._encoding = tiktoken.Encoding(
                 "ranks", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens=self.specials
             )
-        except ValueError:
-            raise InputError(f"pattern {pattern[:80]!r} does not compile; a regular expression is needed") from None
         self.vocab_size = 1 + max([*self._ranks.values(), *self.specials.values()])
         self._bytes_of = {rank: token for token, rank in self._ranks.items()}
         self.bos_id, self.eos_id, self.pad_id = (self._role(role) for role in ("bos", "eos", "pad"))
@@ -112,12 +111,13 @@ class ByteRankTokenizer:
     def _role(self, role: str) -> int | None:
         name = self._roles[role]
         if name is not None and name not in self.specials:
-            raise InputError(f"{role} token {name!r} is not a special token; {nearest(name, self.specials)}")
+            raise InputError(f"{role} token {name[:60]!r} is not a special token; {nearest(name, self.specials)}")
         return None if name is None else self.specials[name]
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text."""
-        return self._encoding.encode_ordinary(text)
+        with refusing(f"pattern {self.pattern[:80]!r} splits a text so that it cannot be encoded"):
+            return self._encoding.encode_ordinary(text)
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text, and the characters whose bytes each holds."""
@@ -200,7 +200,9 @@ def _check(ranks: Mapping[bytes, int], specials: Mapping[str, int]) -> None:
 def _described(path: epath.Path) -> dict[str, Any]:
     value = read_json(path)
     if set(value) != {"pattern", "specials", "bos", "eos", "pad"} or not isinstance(value["pattern"], str):
-        raise InputError(f"{path} has fields {sorted(value)}; pattern, specials, bos, eos and pad are needed")
+        raise InputError(
+            f"{path} has fields {str(sorted(value))[:100]}; pattern, specials, bos, eos and pad are needed"
+        )
     specials = value["specials"]
     if not isinstance(specials, dict) or not all(type(i) is int and 0 <= i < LARGEST_RANK for i in specials.values()):
         raise InputError(f"{path}: specials must be an object of tokens and ids in [0, {LARGEST_RANK})")

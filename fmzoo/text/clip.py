@@ -8,6 +8,7 @@ from etils import epath
 
 from fmzoo.errors import InputError
 from fmzoo.text.files import read_bytes, read_json, write_bytes, write_json
+from fmzoo.text.foreign import refusing
 from fmzoo.text.hugging_face import HuggingFaceTokenizer, read_special_tokens
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -72,12 +73,10 @@ def _describe(folder: epath.Path) -> str:
         raise InputError(f"{folder / 'vocab.json'} does not number its tokens; an id of at least 0 each is needed")
     lines = read_bytes(folder / "merges.txt").decode("utf-8", "replace").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
-    try:
+    with refusing(f"{folder / 'merges.txt'} does not fit vocab.json"):
         model = models.BPE(
             vocabulary, merges, unk_token=END, end_of_word_suffix=WORD_END, continuing_subword_prefix="", fuse_unk=False
         )
-    except Exception as error:  # noqa: BLE001 - the package raises bare Exception
-        raise InputError(f"{folder / 'merges.txt'} does not fit vocab.json ({str(error)[:120]})") from None
     tokenizer = tokenizers.Tokenizer(model)
     spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])

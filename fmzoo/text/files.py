@@ -58,4 +58,8 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes a value as indented JSON, completely or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    try:
+        content = json.dumps(value, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can spell and UTF-8 cannot
+        content = json.dumps(value, indent=2).encode()
+    write_bytes(path, content + b"\n")

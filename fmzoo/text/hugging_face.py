@@ -9,8 +9,10 @@ from etils import epath
 
 from fmzoo.errors import InputError
 from fmzoo.text.files import read_bytes, read_json, write_bytes, write_json
+from fmzoo.text.foreign import refusing
 
 ROLES = ("bos", "eos", "pad")
+LARGEST_ID = 2**24
 
 
 class HuggingFaceTokenizer:
@@ -32,40 +34,47 @@ class HuggingFaceTokenizer:
         """
         import tokenizers
 
-        try:
+        with refusing("tokenizer.json is not readable"):
             self._tokenizer = tokenizers.Tokenizer.from_str(description)
-        except Exception as error:  # noqa: BLE001 - the package raises bare Exception
-            raise InputError(f"tokenizer.json is not readable ({str(error)[:120]})") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # as ordinary text
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode_special_tokens = True  # as ordinary text
+            added = self._tokenizer.get_added_tokens_decoder()
+            largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if largest >= LARGEST_ID:
+            raise InputError(f"tokenizer.json has a token with the id {largest}; ids below {LARGEST_ID} are needed")
         self.config = dict(config or {})
-        added = self._tokenizer.get_added_tokens_decoder()
         self.specials = {token.content: i for i, token in added.items() if token.special}
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.vocab_size = 1 + largest
         self.bos_id, self.eos_id, self.pad_id = (self._role(role) for role in ROLES)
 
     def _role(self, role: str) -> int | None:
         token = _content(self.config.get(f"{role}_token"))
         if token is None:
             return None
-        index = self._tokenizer.token_to_id(token)
+        with refusing(f"{role}_token {token[:40]!r} is no text"):
+            index = self._tokenizer.token_to_id(token)
         if index is None:
-            raise InputError(f"{role}_token {token!r} is not in the tokenizer; a token of tokenizer.json is needed")
+            raise InputError(f"{role}_token {token[:80]!r} is not in the tokenizer; a token of it is needed")
         return index
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._encode(self._tokenizer, text).ids
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text, and the first character of each and the one after its last."""
-        found = self._tokenizer.encode(text, add_special_tokens=False)
+        found = self._encode(self._tokenizer, text)
         return found.ids, found.offsets
+
+    @staticmethod
+    def _encode(tokenizer: Any, text: str) -> Any:
+        with refusing("tokenizer.json has rules by which a text cannot be encoded"):
+            return tokenizer.encode(text, add_special_tokens=False)
 
     def encode_specials(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The same, where the name of a special token stands for it, as `tokenizer.json` says (its blanks included)."""
-        found = self._taking_specials.encode(text, add_special_tokens=False)
+        found = self._encode(self._taking_specials, text)
         return found.ids, found.offsets
 
     @functools.cached_property
@@ -78,7 +87,8 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids."""
-        return self._tokenizer.decode([i for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)
+        with refusing("tokenizer.json has rules by which ids cannot be decoded"):
+            return self._tokenizer.decode([i for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)
 
     def piece(self, token: int) -> str | None:
         """Returns how the vocabulary writes a token, None for an id that is none."""

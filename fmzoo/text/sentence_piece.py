@@ -6,6 +6,7 @@ from etils import epath
 
 from fmzoo.errors import InputError
 from fmzoo.text.files import read_bytes, write_bytes
+from fmzoo.text.foreign import refusing
 
 
 class SentencePieceTokenizer:
@@ -40,16 +41,19 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text."""
-        return self._processor.encode(text)
+        with refusing("the SentencePiece model has rules by which a text cannot be encoded"):
+            return self._processor.encode(text)
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text, and the first character of each and the one after its last."""
-        pieces = self._processor.encode(text, out_type="immutable_proto").pieces
-        return [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+        with refusing("the SentencePiece model has rules by which a text cannot be encoded"):
+            found = self._processor.encode(text, return_type="offset_mapping")
+        return found["ids"], found["offsets"]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids."""
-        return self._processor.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
+        with refusing("the SentencePiece model has rules by which ids cannot be decoded"):
+            return self._processor.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
 
     def piece(self, token: int) -> str:
         """Returns how the vocabulary writes a token."""

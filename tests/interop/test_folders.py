@@ -49,8 +49,8 @@ def test_the_only_file_may_have_any_name(tmp_path):
         ({"t0": "/etc/passwd"}, "names '/etc/passwd'; a safetensors file in the same folder is needed"),
         ({"t0": "weights.bin"}, "names 'weights.bin'; a safetensors file in the same folder is needed"),
         ({"t0": 7}, "no weight_map of names to files"),
-        ({"t9": "model-00003-of-00003.safetensors"}, "and its index disagree on t9"),
-        ({"t0": "model-00003-of-00003.safetensors"}, "and its index disagree on t0"),
+        ({"t9": "model-00003-of-00003.safetensors"}, "and its index disagree on 't9'"),
+        ({"t0": "model-00003-of-00003.safetensors"}, "and its index disagree on 't0'"),
         ({"t0": "model-00004-of-00003.safetensors"}, "lacks model-00004-of-00003.safetensors"),
     ],
 )
@@ -69,7 +69,7 @@ def test_an_index_that_lies_is_refused(change, sentence, tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     write_tensors(tmp_path, TENSORS, 80)
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(InputError, match=r"lacks model-00002-of-00003\.safetensors, which its index names"):
+    with pytest.raises(InputError, match=r"lacks 'model-00002-of-00003\.safetensors', which its index names"):
         read_tensors(tmp_path)
 
 

@@ -156,6 +156,16 @@ def test_a_stream_never_shows_half_a_character(tokenizers, kind):
     assert "".join(parts) == "the ☃ 🦊 ends"
 
 
+@kinds
+def test_spans_are_where_tokens_stand(tokenizers, kind):
+    ids, spans = tokenizers[kind].encode_with_spans(SAMPLE)
+    assert ids == tokenizers[kind].encode(SAMPLE)
+    assert {i for start, end in spans for i in range(start, end)} == set(range(len(SAMPLE)))
+    assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+    place = SAMPLE.index("東")
+    assert [SAMPLE[start:end] for start, end in spans if start <= place < end][0].strip().startswith("東")
+
+
 def test_a_document_has_bos_and_eos_where_there_are_any(tokenizers):
     assert encode_document(tokenizers["bytes"], "a") == [256, 97, 257]
     assert encode_document(tokenizers["ranks"], "the") == [257, 300]
