@@ -165,11 +165,10 @@ def check_statistics(trial: Trial) -> str | None:
     whole, split = jax.jit(means, static_argnums=0)(1), jax.jit(means, static_argnums=0)(trial.rows)
     for name, mean in whole.items():
         for part, a, b in zip(Mean._fields, mean, split[name], strict=True):
-            if not _norm(_wide(a) - _wide(b)) <= trial.tolerance * max(_norm(a), 1):
-                return (
-                    f"the {part} of statistic {name} is {float(a):.6g} for the batch and {float(b):.6g} summed over "
-                    "its rows; return Mean(total, weight) of sums"
-                )
+            apart = _norm(_wide(a) - _wide(b))
+            if not apart <= trial.tolerance * max(_norm(a), 1):
+                found = f"{_norm(a):.6g} for the batch, is off by {apart:.6g} summed over its rows"
+                return f"the {part} of statistic {name}, {found}; return Mean(total, weight) of sums"
     return None
 
 
