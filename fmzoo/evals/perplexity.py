@@ -19,9 +19,11 @@ from flax import linen as nn
 from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
 from fmzoo.objectives import chunked_cross_entropy
+from fmzoo.text import Tokenizer
 
 Document = str | Sequence[int] | np.ndarray
 CHUNK = 128  # positions of which logits are held at a time
+MOST_NATS = 709  # of which the exponential is still a float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Report:
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative log-likelihood of a token; depends on the tokenizer."""
-        return math.exp(self.nats_per_token)
+        return math.exp(self.nats_per_token) if self.nats_per_token < MOST_NATS else math.inf
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -155,8 +157,14 @@ def _encode(pretrained: Pretrained, documents: Iterable[Document]) -> Iterator[_
         text = document if isinstance(document, str) else None if tokenizer is None else tokenizer.decode(ids)
         size = None if text is None else len(text.encode())
         if size is not None and not starts:
-            size -= len(tokenizer.decode(ids[:1]).encode())
+            size -= _size(tokenizer, ids[:1])
         yield _Row([*starts, *ids], size)
+
+
+def _size(tokenizer: Tokenizer, ids: list[int]) -> int:
+    """The bytes of tokens, which need not be whole characters where the tokenizer tells them."""
+    told = hasattr(tokenizer, "decode_bytes")
+    return len(tokenizer.decode_bytes(ids)) if told else len(tokenizer.decode(ids).encode())
 
 
 def _check(row: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:

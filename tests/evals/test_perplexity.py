@@ -127,6 +127,21 @@ def test_the_first_token_is_scored_after_bos_or_eos_or_not_at_all(x64):
     assert after == {None: (3, 17), 0: (4, 19)}
 
 
+class PlainBytes(ByteTokenizer):
+    """Bytes with nothing at either end of a document."""
+
+    bos_id, eos_id, specials = None, None, {}
+
+
+def test_half_a_character_counts_as_the_bytes_that_it_has(x64):
+    report = evals.perplexity(dataclasses.replace(model(), tokenizer=PlainBytes()), ["éa"])
+    assert (report.tokens, report.bytes) == (2, 2)
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    assert evals.Report(nats=800.0, tokens=1, bytes=1).perplexity == float("inf")
+
+
 def test_token_documents(x64):
     text, ids = evals.perplexity(model(), ["Größe"]), evals.perplexity(model(), [list("Größe".encode())])
     assert text == ids
