@@ -1,7 +1,6 @@
 """Checkpoints by Orbax: written beside the training, complete or absent, restored onto any mesh."""
 
 import contextlib
-import errno
 import json
 import logging
 import sys
@@ -15,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from fmzoo.errors import InputError
 from fmzoo.parallel import Rules, path_of, specs
+from fmzoo.train.full_disk import full_disk_explained
 from fmzoo.train.locations import locate
 
 COMMITTED = "_CHECKPOINT_METADATA"  # the file in which Orbax notes when a checkpoint was complete
@@ -227,28 +227,6 @@ def _choose(folder: epath.Path, step: int | None) -> int:
         wanted = "complete checkpoint" if step is None else f"step {step}"
         raise InputError(f"{folder} has no {wanted}; it holds the steps {steps[-5:]}")
     return steps[-1] if step is None else step
-
-
-@contextlib.contextmanager
-def full_disk_explained(folder: epath.Path) -> Iterator[None]:
-    """Turns a full disk into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, InputError) or not is_full(error):
-            raise
-        raise InputError(
-            f"no space is left in {folder}; free some, and the run goes on from its last complete checkpoint"
-        ) from error
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that the disk is full."""
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 @contextlib.contextmanager

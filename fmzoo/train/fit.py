@@ -12,8 +12,9 @@ from etils import epath
 from fmzoo.errors import InputError
 from fmzoo.objectives.contract import Batch
 from fmzoo.parallel import gather_json
-from fmzoo.train.checkpoints import Checkpoints, full_disk_explained
+from fmzoo.train.checkpoints import Checkpoints
 from fmzoo.train.frozen import keep_frozen
+from fmzoo.train.full_disk import full_disk_explained
 from fmzoo.train.locations import locate
 from fmzoo.train.metrics_log import MetricsLog, values_of
 from fmzoo.train.progress import Progress
