@@ -34,9 +34,9 @@ def files_of_split(path: epath.Path, split: str, suffixes: tuple[str, ...]) -> l
     Raises:
       InputError: the file is of another kind, or there is none, or no such split.
     """
-    files, kinds = _files(path, suffixes), ", ".join(suffixes)
+    files = _files(path, suffixes)
     if not files:
-        raise InputError(f"data {path} holds no {kinds} file")
+        raise InputError(f"data {path} holds no {any_of(suffixes)} file")
     if split == "all":
         return files
     named = files_by_split(path, suffixes) or {"train": files}
@@ -57,12 +57,17 @@ def files_by_split(path: epath.Path, suffixes: tuple[str, ...]) -> dict[str, lis
     return named
 
 
+def any_of(suffixes: tuple[str, ...]) -> str:
+    """``.a, .b or .c``."""
+    return f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+
+
 def _files(path: epath.Path, suffixes: tuple[str, ...]) -> list[epath.Path]:
     def wanted(file: epath.Path) -> bool:
         return file.name.endswith(suffixes)
 
     if not path.is_dir():
         if not wanted(path):
-            raise InputError(f"data {path} is of no known kind; {', '.join(suffixes)} is needed")
+            raise InputError(f"data {path} is of no known kind; {any_of(suffixes)} is needed")
         return [path]
     return sorted(files_below(path, wanted))

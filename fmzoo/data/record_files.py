@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from fmzoo.data.folders import files_of_split
+from fmzoo.data.folders import any_of, files_of_split
 from fmzoo.data.record_formats import FORMATS, guess_format
 from fmzoo.data.records import Record
 from fmzoo.data.text_files import GzippedJsonLines, JsonLines, describe_parquet, object_of, read_parquet
@@ -153,7 +153,7 @@ def _open(name: str, split: str) -> list[Any]:
 
     plain = name.removeprefix("tfds:")
     if not name.startswith("tfds:") and not is_known(plain):
-        raise InputError(f"data {name[:100]!r} does not exist; a {', '.join(READERS)} file or a folder is needed")
+        raise InputError(f"data {name[:100]!r} does not exist; a {any_of(tuple(READERS))} file or a folder is needed")
     return [TfdsObjects(plain, split)]
 
 

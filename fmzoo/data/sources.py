@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from fmzoo.data.embedded import CORPORA, SPLITS, EmbeddedDocuments
-from fmzoo.data.folders import files_by_split, files_of_split
+from fmzoo.data.folders import any_of, files_by_split, files_of_split
 from fmzoo.data.mixtures import Mixture
 from fmzoo.data.text_files import READERS, Concatenated
 from fmzoo.errors import InputError, nearest
 
 CHECKED = 2**26  # characters that are read when a source is opened
-KINDS = ".txt, .jsonl, .jsonl.gz or .parquet"
+KINDS = any_of(tuple(READERS))
 
 
 def source(name: epath.PathLike, split: str = "train", field: str = "text") -> Sequence[str]:

@@ -197,8 +197,9 @@ class Concatenated(Sequence[str]):
 
 def object_of(line: bytes, place: str, needed: str = "an object") -> dict[str, Any]:
     """Returns one JSON record; `place` says where it stands if it is not one, and `needed` what it should be."""
+    content = _utf8(line, place)
     try:
-        record = json.loads(_utf8(line, place))
+        record = json.loads(content)
     except RecursionError:
         raise InputError(f"{place} is not JSON (nested too deeply)") from None
     except json.JSONDecodeError as error:

@@ -173,7 +173,7 @@ def test_a_record_of_another_shape_is_named(name, tmp_path):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    with pytest.raises(InputError, match="does not exist; a .jsonl, .jsonl.gz, .parquet file or a folder is needed"):
+    with pytest.raises(InputError, match="does not exist; a .jsonl, .jsonl.gz or .parquet file or a folder is needed"):
         data.records(tmp_path / "nothing.jsonl")
     with pytest.raises(InputError, match="record format is 'alpacca'; the nearest are alpaca"):
         data.records(tmp_path, format="alpacca")
@@ -181,5 +181,5 @@ def test_sources_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="holds no record; at least one is needed"):
         data.records(tmp_path / "empty.jsonl")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="is of no known kind; .jsonl, .jsonl.gz, .parquet is needed"):
+    with pytest.raises(InputError, match="is of no known kind; .jsonl, .jsonl.gz or .parquet is needed"):
         data.records(tmp_path / "notes.txt")

@@ -89,6 +89,19 @@ def numpy_log_probs(tree, fields):
     return found
 
 
+def split_apart(objective, tree, frozen, batch):
+    """How far the gradient of microbatches of one row is from that of the whole batch, relative to it."""
+    from fmzoo.train import gradients
+
+    key = jax.random.key(0)
+    whole, split = (
+        jax.jit(gradients(objective, microbatches=n))(tree, frozen, batch, key).grads
+        for n in (1, len(batch["example_id"]))
+    )
+    distance = sum(float(jnp.sum((whole[name] - split[name]) ** 2)) for name in whole)
+    return (distance / sum(float(jnp.sum(leaf**2)) for leaf in whole.values())) ** 0.5
+
+
 def terms_of(objective, tree, frozen, batch, statistics=None):
     """The terms and metrics, divided."""
     from fmzoo.objectives import divide

@@ -1,5 +1,6 @@
 """Rewards and advantages beside plain NumPy, and the gradients of group methods beside the exact one."""
 
+import functools
 import itertools
 
 import jax
@@ -44,14 +45,15 @@ def test_advantages_step_over_pads_tools_and_other_sequences(x64):
     rewards, values = RNG.normal(size=(3, 8)), RNG.normal(size=(3, 8))
     weights = np.asarray([[0, 1, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 1, 0, 1, 1, 1, 0]])
     segments = np.asarray([[1, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 2, 2, 2, 0]])
-    found, returns = estimate_advantages(rewards, values, weights, discount=G, trace=TRACE, segment_ids=segments)
+    estimate = jax.jit(functools.partial(estimate_advantages, discount=G, trace=TRACE))
+    found, returns = estimate(rewards, values, weights, segment_ids=segments)
     expected = np.zeros((3, 8))
     for row, segment in ((0, 1), (1, 1), (2, 1), (2, 2)):
         places = [t for t in range(8) if weights[row, t] and segments[row, t] == segment]
         expected[row, places] = by_hand(rewards[row], values[row], places)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     np.testing.assert_allclose(returns, np.where(weights, expected + values, 0), rtol=1e-12)
-    alone, _ = estimate_advantages(rewards[:2], values[:2], weights[:2], discount=G, trace=TRACE)
+    alone, _ = estimate(rewards[:2], values[:2], weights[:2])
     np.testing.assert_allclose(alone, expected[:2], rtol=1e-12)
 
 
@@ -162,37 +164,42 @@ def test_a_batch_is_filled_with_prompts_that_teach():
         choose_groups(useful, 4)
 
 
-def expected_gradient(advantages_of, losses_of, theta, samples):
+def expected_gradients(methods, theta, samples):
     """The mean gradient over all groups of samples of a policy with two actions, each group by its probability."""
-    total = jnp.zeros(2)
-    for actions in itertools.product((0, 1), repeat=samples):
-        actions = jnp.asarray(actions)
-        advantages = advantages_of(jnp.asarray([0.3, 1.7])[actions])
+    actions = jnp.asarray(list(itertools.product((0, 1), repeat=samples)))
 
-        def loss(theta, actions=actions, advantages=advantages):
-            return jnp.mean(losses_of(jax.nn.log_softmax(theta)[actions], advantages))
+    def loss(theta, advantages_of, losses_of):
+        log_probs = jax.nn.log_softmax(theta)[actions]
+        advantages = jax.lax.stop_gradient(advantages_of(jnp.asarray([0.3, 1.7])[actions]))
+        chance = jax.lax.stop_gradient(jnp.exp(jnp.sum(log_probs, axis=1)))
+        return jnp.sum(chance * jnp.mean(losses_of(log_probs, advantages), axis=1))
 
-        total += jnp.exp(jnp.sum(jax.nn.log_softmax(theta)[actions])) * jax.grad(loss)(theta)
-    return total
+    run = jax.jit(lambda theta: {name: jax.grad(loss)(theta, *method) for name, method in methods.items()})
+    return jax.device_get(run(theta))
 
 
 def clipped(log_probs, advantages):
     return clipped_losses(log_probs, jax.lax.stop_gradient(log_probs), advantages)
 
 
+METHODS = {
+    "reinforce": (lambda rewards: rewards, reinforce_losses),
+    "rloo": (leave_one_out, reinforce_losses),
+    "clipped": (leave_one_out, clipped),
+    "dr_grpo": (lambda rewards: group_advantages(rewards, scale=False), clipped),
+    "grpo": (group_advantages, clipped),
+}
+
+
 def test_group_methods_follow_the_exact_policy_gradient(x64):
     """REINFORCE, RLOO and PPO's first step have the gradient of the expected reward, Dr. GRPO (G - 1)/G of it."""
     theta = jnp.asarray([0.2, -0.4])
-    exact = -jax.grad(lambda theta: jax.nn.softmax(theta) @ jnp.asarray([0.3, 1.7]))(theta)
+    p = np.exp(theta) / np.sum(np.exp(theta))
+    exact = -p[0] * p[1] * (0.3 - 1.7) * np.asarray([1, -1])
     for samples in (2, 3):
-        plain = expected_gradient(lambda r: r, reinforce_losses, theta, samples)
-        np.testing.assert_allclose(plain, exact, rtol=1e-9)
-        np.testing.assert_allclose(expected_gradient(leave_one_out, reinforce_losses, theta, samples), exact, rtol=1e-9)
-        np.testing.assert_allclose(expected_gradient(leave_one_out, clipped, theta, samples), exact, rtol=1e-9)
-        centred = expected_gradient(lambda r: group_advantages(r, scale=False), clipped, theta, samples)
-        np.testing.assert_allclose(centred * samples / (samples - 1), exact, rtol=1e-9)
-    # Of two samples that differ, GRPO's advantages are 1 and -1 whatever the rewards: the gradient is that of
-    # 2 p (1 - p) [log p(best) - log p(other)] / 2 with the chance held fixed.
-    p = jax.nn.softmax(theta)
-    best = jax.grad(lambda theta: jax.nn.log_softmax(theta)[1] - jax.nn.log_softmax(theta)[0])(theta)
-    np.testing.assert_allclose(expected_gradient(group_advantages, clipped, theta, 2), -p[0] * p[1] * best, rtol=1e-6)
+        found = expected_gradients(METHODS, theta, samples)
+        for name in ("reinforce", "rloo", "clipped"):
+            np.testing.assert_allclose(found[name], exact, rtol=1e-9)
+        np.testing.assert_allclose(found["dr_grpo"] * samples / (samples - 1), exact, rtol=1e-9)
+        if samples == 2:  # two that differ have the advantages 1 and -1, whatever their rewards
+            np.testing.assert_allclose(found["grpo"], p[0] * p[1] * np.asarray([1, -1]), rtol=1e-6)

@@ -1,5 +1,7 @@
 """Log-probabilities of completions do not depend on pads, on packing, or on how many logits are held."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 from fmzoo import models
 from fmzoo.errors import InputError
 from fmzoo.objectives import last_tokens, sequence_means, sequence_sums, spread, token_log_probs
+from tests.objectives.small_policy import POLICY, completions
+from tests.objectives.small_policy import params as small_params
 from tests.train.probes import params_of
 
-TEXTS = [[3, 1, 4, 1, 5, 9], [2, 6, 5, 3], [5, 8, 9, 7, 9]]
+TEXTS = [[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3]]
 PROMPT = 2  # tokens of each text that are its prompt
 
 
@@ -38,32 +42,37 @@ def test_pads_on_either_side_and_packing_change_nothing(x64):
     module = decoder()
     params = params_of(module)
     right = rows_of([[(0, text)] for text in TEXTS])
-    left = rows_of([[(16 - len(text) + 1, text)] for text in TEXTS])
-    packed = rows_of([[(0, TEXTS[0]), (6, TEXTS[1])], [(3, TEXTS[2])]])
+    left = rows_of([[(11, text)] for text in TEXTS])
+    packed = rows_of([[(0, TEXTS[0]), (6, TEXTS[1])], [(3, TEXTS[2])], []])
 
-    @jax.jit
-    def log_probs(fields):
-        return token_log_probs(module, params, fields)
+    @functools.partial(jax.jit, static_argnames="chunk")
+    def log_probs(fields, chunk=None):
+        return token_log_probs(module, params, fields, chunk=chunk)
 
     def sums(fields, segments=None):
         return sequence_sums(log_probs(fields), fields["weights"], fields["segment_ids"], segments)
 
-    alone = [sums(rows_of([[(0, text)]], len(text) - 1))[0] for text in TEXTS]
+    alone = sums(rows_of([[(0, text)] for text in TEXTS], 5))
     np.testing.assert_allclose(sums(right), alone, rtol=1e-12)
     np.testing.assert_allclose(sums(left), alone, rtol=1e-12)
-    np.testing.assert_allclose(sums(packed, 2), [alone[:2], [alone[2], 0]], rtol=1e-12)
+    np.testing.assert_allclose(sums(packed, 2), [alone[:2], [alone[2], 0], [0, 0]], rtol=1e-12)
+    np.testing.assert_allclose(log_probs(right, chunk=5), log_probs(right), rtol=1e-12)
     shifted = {name: value for name, value in left.items() if name != "segment_ids"}
-    assert np.max(np.abs(sequence_sums(log_probs(shifted), left["weights"]) - np.asarray(alone))) > 1e-3  # pads seen
-    hidden = token_log_probs(module, params, right, chunk=5)
-    np.testing.assert_allclose(hidden, log_probs(right), rtol=1e-12)
+    assert np.max(np.abs(sequence_sums(log_probs(shifted), left["weights"]) - alone)) > 1e-3  # pads are seen
 
 
 def test_temperature_divides_the_logits(x64):
-    module = decoder()
-    params, fields = params_of(module), rows_of([[(0, TEXTS[0])]])
-    logits = module.apply({"params": params}, fields["inputs"], segment_ids=fields["segment_ids"])
-    expected = jax.nn.log_softmax(logits / 0.7)[0, jnp.arange(16), fields["targets"][0]]
-    np.testing.assert_allclose(token_log_probs(module, params, fields, temperature=0.7)[0], expected, rtol=1e-12)
+    tree, fields = small_params(), completions(0)
+
+    @jax.jit
+    def both(tree):
+        logits = POLICY.apply({"params": tree}, fields["inputs"], segment_ids=fields["segment_ids"], method="features")
+        expected = jax.nn.log_softmax(logits[0] @ tree["out"] / 0.7)
+        return token_log_probs(POLICY, tree, fields, temperature=0.7), expected
+
+    found, expected = both(tree)
+    expected = np.take_along_axis(np.asarray(expected), np.asarray(fields["targets"])[..., None], axis=2)[..., 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_sums_means_and_last_tokens_by_segment():
