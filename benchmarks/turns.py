@@ -47,12 +47,16 @@ def by_case(script, workers, rounds):
     ``{name: (arguments, cases)}`` to ``{name: {case: seconds}}``: a worker is started with its arguments, and in its
     turn runs once with each of its cases.
     """
-    started = {name: Worker(script, *arguments) for name, (arguments, _) in workers.items()}
+    began, started = time.perf_counter(), {}
+    for name, (arguments, _) in workers.items():
+        started[name] = Worker(script, *arguments)
+        print(f"{time.perf_counter() - began:.0f} s: {name} is ready", file=sys.stderr, flush=True)
     seconds = {name: {case: [] for case in cases} for name, (_, cases) in workers.items()}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, worker in started.items():
             for case, values in seconds[name].items():
                 values.append(worker.run(*case))
+        print(f"{time.perf_counter() - began:.0f} s: round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
     for worker in started.values():
         worker.close()
     return {name: {case: statistics.median(values) for case, values in of.items()} for name, of in seconds.items()}

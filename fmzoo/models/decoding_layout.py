@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fmzoo.models.narrow import Narrow
+from fmzoo.models.narrow import Narrow, hold
 from fmzoo.models.projection import Node
 from fmzoo.models.quantized import Int8Kernel
 from fmzoo.models.transposed import Transposed
@@ -38,7 +38,7 @@ def _turn(kernel: Any) -> Any:
         return kernel  # adapters have no shape
     if isinstance(kernel, Int8Kernel):
         return Narrow(kernel.values.T, kernel.scales.T.astype(jnp.float32))
-    return Narrow(kernel.T) if _is_narrow(kernel) else Transposed(kernel.T)
+    return hold(kernel) if _is_narrow(kernel) else Transposed(kernel.T)
 
 
 def _is_narrow(array: Any) -> bool:

@@ -19,7 +19,7 @@ class Narrow(struct.PyTreeNode):
     """A transposed kernel in bfloat16, float16 or int8, whose products round nothing but their sums.
 
     Attributes:
-      kernel: ``[F, D]``.
+      kernel: ``[F, D]`` in float16 or int8, or the bits of bfloat16 in uint16 (`hold`).
       scales: ``float32[F, D / block]``, each of a block of inputs of an int8 kernel; None is no scales.
     """
 
@@ -40,8 +40,17 @@ class Narrow(struct.PyTreeNode):
         return y.reshape(*x.shape[:-1], -1)
 
 
+def hold(kernel: Array) -> Narrow:
+    """A kernel ``[D, F]`` in bfloat16 or float16."""
+    if kernel.dtype == jnp.bfloat16:  # XLA on CPU converts it at half the rate at which it shifts its bits
+        kernel = jax.lax.bitcast_convert_type(kernel, jnp.uint16)
+    return Narrow(kernel.T)
+
+
 def widen(kernel: Array, scales: Array | None, dtype: Any) -> Array:
     """``[F, D]`` in another dtype, times the scales of its blocks."""
+    if kernel.dtype == jnp.uint16:
+        kernel = jax.lax.bitcast_convert_type(kernel.astype(jnp.uint32) << 16, jnp.float32)
     if scales is None:
         return kernel.astype(dtype)
     blocks = kernel.reshape(*scales.shape, -1).astype(dtype)
