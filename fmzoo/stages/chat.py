@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 from etils import epath
@@ -113,20 +113,20 @@ class Chat:
             raise
         if prompt.dropped:
             self._write(f"[the oldest {prompt.dropped} messages no longer fit and are left out]\n")
-        said = "".join(self._say(prompt))
-        self.messages.append({"role": "assistant", "content": said.strip()})
-        used = len(prompt.tokens) + len(self._pretrained.tokenizer.encode(said))
-        self._write(f"\n[{used:,} of {self._pretrained.config.context_length:,} tokens of context]\n")
+        answer = self._say(prompt)
+        self.messages.append({"role": "assistant", "content": answer.text.strip()})
+        used, room = len(prompt.tokens) + len(answer.tokens), self._pretrained.config.context_length
+        cut = f"; cut at {c.max_new_tokens} tokens" if answer.ended_by == "length" else ""
+        self._write(f"\n[{used:,} of {room:,} tokens of context{cut}]\n")
 
-    def _say(self, prompt: generate.ChatPrompt) -> Iterator[str]:
+    def _say(self, prompt: generate.ChatPrompt) -> generate.Completion:
         c, self._draws = self._config, self._draws + 1
         key = jax.random.fold_in(jax.random.key(c.seed), self._draws)
-        for piece in generate.stream(
-            self._pretrained, prompt.tokens, key, stop=prompt.stop, max_new_tokens=c.max_new_tokens,
-            temperature=c.temperature, top_k=c.top_k, top_p=c.top_p,
-        ):  # fmt: skip
-            self._write(piece)
-            yield piece
+        (answer,) = generate.text(
+            self._pretrained, [prompt.tokens], key, stop=prompt.stop, max_new_tokens=c.max_new_tokens,
+            temperature=c.temperature, top_k=c.top_k, top_p=c.top_p, on_text=lambda _, piece: self._write(piece),
+        )  # fmt: skip
+        return answer
 
 
 def _show(piece: str) -> None:

@@ -42,7 +42,7 @@ def talk(pretrained, *lines, **config):
 def test_turns_are_kept_and_counted(pretrained):
     messages, shown = talk(pretrained, "hi", "", "bye", "/exit", "not heard", system="Be kind.")
     assert [m["role"] for m in messages] == ["system", "user", "assistant", "user", "assistant"]
-    assert shown.count(" of 160 tokens of context]") == 2
+    assert shown.count(" of 160 tokens of context; cut at 8 tokens]") == 2
     assert talk(pretrained, "hi", "", "bye", system="Be kind.")[0] == messages
     assert talk(pretrained, "hi", "", "bye", system="Be kind.", seed=1)[0] != messages
 
