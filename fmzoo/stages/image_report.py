@@ -29,12 +29,12 @@ def report_images(config: Any, workdir: epath.Path, pretrained: Pretrained, prom
     """
     rows = train.read_rows(workdir / "metrics.jsonl")
     plot_loss(rows, workdir / "loss.png", unit="squared error, weighted")
-    tail = [row["mse"] for row in rows[-max(len(rows) // 20, 1) :] if not isinstance(row["mse"], str)]
+    error, steps = train.closing_mean(rows, "mse")
     figures = [
         ("parameters", f"{count(pretrained.params):,}" if pretrained.params else "on several hosts"),
         ("pictures", f"{config.batch_size} in a step, of {config.data}"),
         ("steps", f"{config.steps:,}"),
-        (f"squared error of the prediction, mean of the last {len(tail)} steps", f"{np.mean(tail):.4f}"),
+        (f"squared error of the prediction, mean of the last {steps} steps", f"{error:.4f}"),
         ("updates skipped", sum(bool(row.get("skipped")) for row in rows)),
     ]
     lines = [f"# {TITLES[config.stage]} on {config.data}", "", *table(figures), "", "![loss by step](loss.png)", ""]

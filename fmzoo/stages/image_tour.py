@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 
 from fmzoo import data, diffusion, generate, train
-from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
 from fmzoo.pretrained import load
 from fmzoo.stages.image_report import count, spread_captions
@@ -16,10 +15,11 @@ from fmzoo.stages.images import IMAGE_PRESETS, PretrainImagesConfig, pretrain_im
 from fmzoo.stages.picture_grid import grid, table, write_png, zoom_for
 from fmzoo.stages.plots import plot_loss
 from fmzoo.stages.run_folder import check_workdir, is_finished
+from fmzoo.stages.tour_folder import check_folder, open_console
 
 CONFIG = IMAGE_PRESETS["digits"]
 REPORT = "report.md"
-CONTENTS = {"run", "noising.png", "prompts.png", "loss.png", REPORT}
+CONTENTS = ("run", "noising.png", "prompts.png", "loss.png", REPORT)
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)  # of guidance, a row of the grid each
 FRAMES, STEPS = 10, 25  # of the strip, and of the solver
 
@@ -41,8 +41,8 @@ def image_tour(out: epath.PathLike, config: PretrainImagesConfig = CONFIG) -> bo
     Raises:
       InputError: the folder holds other things, or a tour of another config.
     """
-    out, show = train.locate(out), _console().print
-    check_folder(out)
+    out, show = train.locate(out), open_console().print
+    check_folder(out, CONTENTS)
     if check_workdir(config, out / "run") and is_finished(config, out / "run") and (out / REPORT).exists():
         show(f"The tour in {out} is finished; see {out / REPORT}, or draw more:\n  {_draw(out, config)}")
         return True
@@ -65,20 +65,6 @@ def image_tour(out: epath.PathLike, config: PretrainImagesConfig = CONFIG) -> bo
     train.replace_text(out / REPORT, write_up(config, out, pretrained, pictures, prompts))
     show(f"Written: {out / REPORT}. Draw more:\n  {_draw(out, config)}")
     return True
-
-
-def check_folder(out: epath.Path) -> None:
-    """Refuses a folder that a tour would share with something else.
-
-    Raises:
-      InputError: it is no folder, or holds what no tour left there.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out {out} is a file; a new or empty folder is needed")
-    allowed = CONTENTS | {f".{name}.tmp" for name in CONTENTS}
-    others = {path.name for path in out.iterdir()} - allowed if out.exists() else set()
-    if others:
-        raise InputError(f"out {out} holds {min(others)!r}, which is not of a tour; a new or empty folder is needed")
 
 
 def write_strip(path: epath.Path, pretrained: Pretrained, picture: data.Picture, seed: int) -> None:
@@ -127,12 +113,12 @@ def write_up(
     """The text of ``report.md``: every figure with how it came about."""
     rows = train.read_rows(out / "run" / "metrics.jsonl")
     seconds = sum(row["seconds"] for row in train.read_rows(out / "run" / "timing.jsonl"))
-    tail = [row["mse"] for row in rows[-max(len(rows) // 20, 1) :]]
+    error, steps = train.closing_mean(rows, "mse")
     figures = table([
         ("parameters", f"{count(pretrained.params):,}"),
         ("training pictures", f"{len(pictures):,} of {config.data}"),
         ("steps", f"{config.steps:,} of {config.batch_size} pictures"),
-        (f"squared error of the prediction, mean of the last {len(tail)} steps", f"{np.mean(tail):.4f}"),
+        (f"squared error of the prediction, mean of the last {steps} steps", f"{error:.4f}"),
         ("time of the steps", f"{seconds:.0f} s on {os.cpu_count()} cores"),
     ])  # fmt: skip
     return "\n".join([
@@ -170,9 +156,3 @@ def _caption_of(picture: data.Picture) -> str:
 def _draw(out: epath.Path, config: PretrainImagesConfig) -> str:
     caption = data.images(config.data)[0].caption
     return f'fmzoo draw {out / "run"} --prompt "{caption}" --out {out.parent / "drawn.png"}'
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(soft_wrap=True, markup=False, highlight=False)

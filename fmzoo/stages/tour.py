@@ -9,13 +9,13 @@ import jax
 from etils import epath
 
 from fmzoo import data, evals, generate, models, train
-from fmzoo.errors import InputError
 from fmzoo.models import Pretrained
 from fmzoo.pretrained import load
 from fmzoo.stages.ngrams import Level, kneser_ney_levels
 from fmzoo.stages.plots import plot_loss
 from fmzoo.stages.pretrain import PretrainConfig, pretrain
 from fmzoo.stages.run_folder import check_workdir, is_finished
+from fmzoo.stages.tour_folder import check_folder, open_console
 
 # A window of the training length lets the model speak on beyond it, since no distance is new to it then.
 MODEL = models.DecoderConfig(
@@ -45,12 +45,7 @@ CONFIG = PretrainConfig(
 SAMPLE, TEMPERATURE = 500, 0.7  # characters of the sample, and how boldly it is drawn
 WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
 REPORT = "report.md"
-CONTENTS = {
-    "run",
-    "loss.png",
-    REPORT,
-    f".{REPORT}.tmp",
-}  # all that a tour, or one that was killed, leaves in its folder
+CONTENTS = ("run", "loss.png", REPORT)
 
 
 class Sample(NamedTuple):
@@ -89,8 +84,8 @@ def tour(out: epath.PathLike, config: PretrainConfig = CONFIG) -> bool:
     Raises:
       InputError: the folder holds other things, or a tour of another config.
     """
-    out, show = train.locate(out), _console().print
-    check_folder(out)
+    out, show = train.locate(out), open_console().print
+    check_folder(out, CONTENTS)
     started = check_workdir(config, out / "run")
     if started and is_finished(config, out / "run") and (out / REPORT).exists():
         show(f"The tour in {out} is finished; see {out / REPORT}, or hear more:\n  {_speak(out)}")
@@ -120,19 +115,6 @@ def tour(out: epath.PathLike, config: PretrainConfig = CONFIG) -> bool:
     train.replace_text(out / REPORT, write_up(config, out, learned, held_out, levels, said))
     show(f"Written: {out / REPORT}. Hear more:\n  {_speak(out)}")
     return True
-
-
-def check_folder(out: epath.Path) -> None:
-    """Refuses a folder that a tour would share with something else.
-
-    Raises:
-      InputError: it is no folder, or holds what no tour left there.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out {out} is a file; a new or empty folder is needed")
-    others = {path.name for path in out.iterdir()} - CONTENTS if out.exists() else set()
-    if others:
-        raise InputError(f"out {out} holds {min(others)!r}, which is not of a tour; a new or empty folder is needed")
 
 
 def measure(pretrained: Pretrained, learned: Sequence[str], held_out: Sequence[str], context: int) -> Iterator[Level]:
@@ -230,9 +212,3 @@ def _size(documents: Sequence[str]) -> str:
 
 def _speak(out: epath.Path) -> str:
     return f'fmzoo generate {out / "run"} --prompt "Shall I compare thee"'
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(soft_wrap=True, markup=False, highlight=False)
