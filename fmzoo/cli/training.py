@@ -79,7 +79,7 @@ def finetune(arguments: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class Finetune:
-        """Trains a model further, by low-rank adapters unless told otherwise, or goes on where the folder's run stopped."""
+        """Trains a model further, by adapters unless told otherwise, or goes on where the folder's run stopped."""
 
         workdir: str  # of the run: the same line again goes on
         config: Annotated[kind, arg(name="")]

@@ -110,6 +110,7 @@ class TextEncoder:
     tokenizer: Tokenizer
 
     def __call__(self, document: str) -> Encoded:
+        """Its tokens, bos and eos included."""
         return Encoded(encode_document(self.tokenizer, document))
 
 
@@ -121,6 +122,7 @@ class ChatEncoder:
     train_on: Literal["assistant", "last", "all"]
 
     def __call__(self, document: Conversation) -> Encoded:
+        """Its tokens and weights, cut to a row."""
         found, end = self.chat.document(document, self.train_on), self.chat.length + 1
         return Encoded(found.tokens[:end], found.weights[:end]) if any(found.weights[1:end]) else Encoded([], [])
 
