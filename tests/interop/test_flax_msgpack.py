@@ -176,7 +176,7 @@ def test_shards_that_do_not_fit_their_index_are_refused(tmp_path):
         [
             ({"weight_map": index["weight_map"] | other}, "and its index disagree on"),
             ({"weight_map": index["weight_map"] | {names[0]: "../x.msgpack"}}, "a msgpack file in the same folder"),
-            ({"weight_map": gone}, "flax_model-99999-of-00003.msgpack cannot be read"),
+            ({"weight_map": gone}, "lacks 'flax_model-99999-of-00003.msgpack', which its index names"),
             ({"weight_map": [names[0]]}, "has no weight_map of names to files"),
         ]
     ):

@@ -51,7 +51,7 @@ def test_the_only_file_may_have_any_name(tmp_path):
         ({"t0": 7}, "no weight_map of names to files"),
         ({"t9": "model-00003-of-00003.safetensors"}, "and its index disagree on 't9'"),
         ({"t0": "model-00003-of-00003.safetensors"}, "and its index disagree on 't0'"),
-        ({"t0": "model-00004-of-00003.safetensors"}, "lacks model-00004-of-00003.safetensors"),
+        ({"t0": "model-00004-of-00003.safetensors"}, "lacks 'model-00004-of-00003.safetensors'"),
     ],
 )
 def test_an_index_that_lies_is_refused(change, sentence, tmp_path):

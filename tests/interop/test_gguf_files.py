@@ -274,7 +274,7 @@ ANOTHER = {
     "no embedding": (lambda m, t: (m, _without(t, "token_embd.weight")), "has nothing at token_embd.weight"),
     "missing tensor": (lambda m, t: (m, _without(t, "blk.1.ffn_up.weight")), "tensors are missing"),
     "stray tensor": (lambda m, t: (m, t | {"blk.9.ffn_up.weight": ("F32", np.ones((2, 2)))}), "not expected"),
-    "strange tensor": (lambda m, t: (m, t | {"evil": ("F32", np.ones((2, 2)))}), "tensor evil is not expected"),
+    "strange tensor": (lambda m, t: (m, t | {"evil": ("F32", np.ones((2, 2)))}), "the tensor 'evil' is not expected"),
     "shape": (lambda m, t: (m, t | {"output_norm.weight": ("F32", np.ones(63, np.float32))}), "has shape"),
     "factors": (lambda m, t: (m, t | {"rope_freqs.weight": ("F32", np.arange(8.0))}), "factors that are not Llama 3's"),
     "tokens": (lambda m, t: (m | {"tokenizer.ggml.tokens": ["a"] * 9}, t), "token types"),

@@ -94,7 +94,7 @@ def test_a_tied_head_may_be_stored_again_but_must_be_equal():
         ({"h.x.mask": np.ones(1)}, r"not expected by the config: h\.x\.mask$"),
         ({"h.2.qk": np.ones((3, 6))}, r"tensor h\.2\.qk has shape \(3, 6\); \(6, 3\) is needed$"),
         ({"wte": np.ones((5, 3), np.int8)}, r"tensor wte holds int8; floating-point numbers are needed$"),
-        ({"old.wte": np.ones((5, 3))}, r"two tensors stand for wte; one is needed$"),
+        ({"old.wte": np.ones((5, 3))}, r"two tensors stand for 'wte'; one is needed$"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(changes, sentence):

@@ -72,7 +72,9 @@ def test_weights_go_there_and_back(config):
     query = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     ours = params["down_0"]["transformer_0"]["layer_0"]["self_attention"]["query"]["kernel"]
     np.testing.assert_array_equal(tensors[query], ours.T)
-    assert tensors["down_blocks.0.attentions.0.proj_in.weight"].ndim == (2 if config.linear_projection else 4)
+    assert tensors["down_blocks.0.attentions.0.proj_in.weight"].shape[2:] == (
+        () if config.linear_projection else (1, 1)
+    )
     assert tensors["up_blocks.0.resnets.0.conv1.weight"].shape == (12, 24, 3, 3)  # out, in: diffusers counts from below
     del tensors["conv_out.bias"]
     with pytest.raises(InputError, match="conv_out.bias"):

@@ -93,7 +93,7 @@ def test_class_pictures_stand_behind_and_are_counted_apart():
     ("line", "sentence"),
     [
         ((), "needs a SOURCE"),
-        (("nowhere", "--data", "x", "--workdir", "w"), "'nowhere' is no system that draws"),
+        (("nowhere", "--data", "x", "--workdir", "w"), "source 'nowhere' is no run folder"),
         (("RUN", "--workdir", "w"), "needs --data"),
         (("RUN", "--data", "missing", "--workdir", "w"), "image set 'missing' does not exist"),
         (("RUN", "--data", "MINE", "--workdir", "w", "--targets", "nothing"), "match no kernel"),
@@ -110,11 +110,3 @@ def test_what_does_not_fit_is_refused(source, tmp_path, monkeypatch, line, sente
     assert ended.status == 2
     assert sentence in ended.err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_run_of_text_is_refused(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps({"fmzoo": "0", "stage": "pretrain", "model": {}}))
-    ended = command("finetune", tmp_path / "run", "--data", "digits", "--workdir", tmp_path / "tuned")
-    assert ended.status == 2
-    assert "no system that draws" in ended.err
