@@ -30,9 +30,17 @@ def start(seconds, *runs):
 
 
 def kill_once(name, folder, at, moment):
-    """Starts a run and kills it a moment after a step; gives that of the last complete checkpoint."""
+    """Starts a run and kills it a moment after a step and a first checkpoint; gives the step of the last complete one.
+
+    A checkpoint is written while the run goes on, which may be some steps further before it is complete.
+    """
     process = start(0.05, (name, folder))
-    while process.poll() is None and not any(row["step"] == at for row in train.read_rows(folder / "timing.jsonl")):
+
+    def is_there():
+        reached = any(row["step"] == at for row in train.read_rows(folder / "timing.jsonl"))
+        return reached and train.complete_steps(folder / "checkpoints")
+
+    while process.poll() is None and not is_there():
         time.sleep(0.01)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
@@ -58,7 +66,7 @@ def finished(tmp_path_factory):
     draw = random.Random(seed)
     for name, config in small_image_runs.RUNS.items():
         kills[name] = seed, draw.randint(4, 9), draw.uniform(0, 0.1)
-        assert kill_once(name, folder / name / "killed", *kills[name][1:]) < config.steps, kills[name]
+        assert 0 < kill_once(name, folder / name / "killed", *kills[name][1:]) < config.steps, kills[name]
     runs = [(name, folder / name / fate) for name in kills for fate in ("killed", "whole")]
     assert start(0, *runs).wait() == 0, kills
     return folder, kills
