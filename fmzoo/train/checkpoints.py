@@ -13,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from fmzoo.errors import InputError
-from fmzoo.parallel import Rules, path_of, specs
+from fmzoo.parallel import Rules, from_first, path_of, specs
 from fmzoo.train.full_disk import full_disk_explained
 from fmzoo.train.locations import locate
 
@@ -69,6 +69,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _open(self) -> Any:
         if self._manager is None:
             ocp = _orbax()
+            from_first(self._take_away_rests)
             options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, keep_period=self._keep_every, create=True)
             manager = ocp.CheckpointManager(self.folder, options=options)
             if halves := set(manager.all_steps()) - set(self.steps):
@@ -77,6 +78,14 @@ class Checkpoints(contextlib.AbstractContextManager):
                 raise InputError(f"checkpoint {half} is not complete; a whole copy in its place, or none, is needed")
             self._manager = manager
         return self._manager
+
+    def _take_away_rests(self) -> None:
+        """Ends what a kill left half done: an old checkpoint that was being taken away, with a whole one after it."""
+        if self._keep is None or not (complete := self.steps):
+            return
+        for path in list(self.folder.iterdir()):
+            if path.name.isdigit() and int(path.name) < complete[-1] and int(path.name) not in complete:
+                path.rmtree()
 
     @property
     def steps(self) -> list[int]:
@@ -87,7 +96,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Looks for what would stop a save later.
 
         Raises:
-          InputError: the folder holds a checkpoint that is not complete, and is none that a killed save left.
+          InputError: the folder holds a checkpoint that is not complete, and is none that a kill left: neither a save
+            nor an old one that was being taken away.
         """
         if self.folder.is_dir() and any(self.folder.iterdir()):
             self._open()

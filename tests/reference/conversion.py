@@ -62,7 +62,7 @@ def check_round_trip(conversion, name, run):
     tensors = to_theirs(files.table(config), files.structure(config), params)
     assert same_weights(tensors, tensors_of(theirs(conversion, name)))
     again = conversion.model.from_config(files.write_config(config)).eval()
-    again.load_state_dict({path: torch.from_numpy(array.copy()) for path, array in tensors.items()})
+    again.load_state_dict({path: torch.from_numpy(np.asarray(array).copy()) for path, array in tensors.items()})
     for one, other in zip(run(again), run(theirs(conversion, name)), strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert files.read_config(config_of(again)) == config

@@ -3,6 +3,8 @@
 The tolerance is that of `test_transformers_parity`; every planted error must exceed it in the same comparison.
 """
 
+import dataclasses
+import json
 import zlib
 
 import jax
@@ -261,13 +263,16 @@ def test_bfloat16_weights_come_back_bit_for_bit(name, tmp_path):
     assert same_weights(model, again)
 
 
-def test_phi_3_as_the_first_family_that_computes_it(tmp_path):
-    """Saved without a name it is a Mistral, of which transformers makes the same logits."""
+def test_phi_3_as_the_family_that_it_was_or_the_first_that_computes_it(tmp_path):
+    """Of a model that does not say what it is, a Mistral is saved, of which transformers makes the same logits."""
     import transformers
 
     model = reference("phi3-window")
     model.save_pretrained(tmp_path / "theirs")
-    fmzoo.save(fmzoo.load(tmp_path / "theirs"), tmp_path / "ours")
+    pretrained = fmzoo.load(tmp_path / "theirs")
+    fmzoo.save(pretrained, tmp_path / "same")
+    assert json.loads((tmp_path / "same" / "config.json").read_text())["model_type"] == "phi3"
+    fmzoo.save(dataclasses.replace(pretrained, model_type=None), tmp_path / "ours")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
     assert type(again).__name__ == "MistralForCausalLM"
     tokens = tokens_for(model.config, LENGTH)

@@ -129,6 +129,25 @@ def test_a_killed_save_is_ignored_and_done_again(whole, tmp_path):
     assert bits(state) == whole[1]
 
 
+def test_an_old_checkpoint_that_a_kill_left_half_removed_is_removed(whole, tmp_path):
+    fit(tmp_path, steps=6)
+    rest = tmp_path / "checkpoints" / "2" / "state" / "d"
+    rest.mkdir(parents=True)
+    state, _ = fit(tmp_path)
+    assert train.complete_steps(tmp_path / "checkpoints") == [3, 6, 7]
+    assert not (tmp_path / "checkpoints" / "2").exists()
+    assert bits(state) == whole[1]
+
+
+def test_a_checkpoint_that_is_half_copied_is_refused_and_stays(tmp_path):
+    fit(tmp_path, steps=3)
+    half = tmp_path / "checkpoints" / "5" / "state"
+    half.mkdir(parents=True)
+    with pytest.raises(InputError, match="checkpoint .*5 is not complete"):
+        fit(tmp_path)
+    assert half.exists()
+
+
 def test_a_finished_run_goes_on_if_there_are_more_steps_to_take(whole, tmp_path):
     fit(tmp_path, steps=6)
     again, finished = fit(tmp_path, steps=6)
