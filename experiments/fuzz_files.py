@@ -16,6 +16,7 @@ and says which. The second line tries one mutation and shows where it ended.
 import argparse
 import contextlib
 import faulthandler
+import itertools
 import json
 import os
 import random
@@ -193,20 +194,20 @@ def oversee(seed: int, count: int) -> Iterator[Outcome]:
 
 
 def tell(outcomes: Iterator[Outcome]) -> int:
-    """Prints a row for each kind and every failure; the status to exit with."""
-    rows: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        rows.setdefault(outcome.kind, []).append(outcome)
+    """Prints a row for each kind as it ends, then every failure; the status to exit with."""
     print("| file | mutations | loaded | refused | slowest, s | most memory, MB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for kind, found in rows.items():
+    print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    count, failed = 0, []
+    for kind, group in itertools.groupby(outcomes, lambda outcome: outcome.kind):
+        found = list(group)
         loaded, refused = (sum(o.end == end for o in found) for end in ("loaded", "refused"))
         slowest, most = max(o.seconds for o in found), max(o.bytes for o in found) / 1e6
-        print(f"| {kind} | {len(found)} | {loaded} | {refused} | {slowest:.2f} | {most:.0f} |")
-    failed = [o for found in rows.values() for o in found if o.end not in ("loaded", "refused")]
+        print(f"| {kind} | {len(found)} | {loaded} | {refused} | {slowest:.2f} | {most:.1f} |", flush=True)
+        count += len(found)
+        failed += [o for o in found if o.end not in ("loaded", "refused")]
     for o in failed:
         print(f"--case {o.kind} {o.number} ({o.said}): {o.end}".encode("ascii", "backslashreplace").decode())
-    return int(bool(failed) or not rows)
+    return int(bool(failed) or not count)
 
 
 def main() -> int:
