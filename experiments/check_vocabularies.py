@@ -7,7 +7,7 @@ each string becomes those ids. llama.cpp ships them in its `models/`, which is p
     tar xzf llama_cpp_python-0.3.36.tar.gz
     python experiments/check_vocabularies.py llama_cpp_python-0.3.36/vendor/llama.cpp/models
 
-Hardware: any; about a minute on one core. Exits with status 1 if an id differs; a vocabulary of a kind that is not read
+Hardware: any. Exits with status 1 if an id differs; a vocabulary of a kind that is not read
 here is named with the reason.
 """
 

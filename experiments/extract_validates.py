@@ -9,7 +9,7 @@ must be closed by force. For comparison the same prompts are answered without th
     pip install jsonschema
     python experiments/extract_validates.py --workdir extract
 
-Hardware: one CPU core, about seven minutes. Writes ``report.md``.
+Hardware: any; half an hour on one busy core. Writes ``report.md``.
 """
 
 import argparse

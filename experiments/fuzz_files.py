@@ -6,7 +6,7 @@ in `fmzoo.errors.InputError`; none takes over 5 seconds, takes over 1 GB more me
     python experiments/fuzz_files.py
     python experiments/fuzz_files.py --case tokenizer 17
 
-Hardware: any with Linux; about six minutes on one core. A mutation is of bytes (bits, spans, fields for lengths) or of
+Hardware: any with Linux. A mutation is of bytes (bits, spans, fields for lengths) or of
 the tree that the file holds (types, keys, numbers, names, depth), which is written again as a file that can be parsed;
 seed, kind and number give the same one everywhere. A process of its own reads the files, under a limit of memory; after
 one that hangs or dies another goes on. Prints a row for each kind; exits with status 1 if a mutation did anything else,

@@ -11,7 +11,7 @@ Claims, each part judged by the 95 % interval of a difference:
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
     python experiments/prompting.py --workdir prompting --reviews vaderSentiment-3.3.2.tar.gz
 
-Hardware: one CPU core, about eight minutes. Writes ``prompting.png`` and ``report.md``.
+Hardware: any. Writes ``prompting.png`` and ``report.md``.
 
 The sentences are those of Hutto & Gilbert (2014), each rated from -4 to 4 by some 20 people; an example counts as
 positive from a mean of 1.5 up and as negative from -1.5 down. Of those with at most 120 characters 100 of each side are

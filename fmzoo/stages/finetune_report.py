@@ -30,7 +30,7 @@ def write_report(config: FinetuneTextConfig, workdir: epath.Path, run: FinetuneR
     """
     rows = train.read_rows(workdir / "metrics.jsonl")
     plot_loss(rows, workdir / "loss.png")
-    tail = [row["loss"] for row in rows[-max(len(rows) // 20, 1) :] if not isinstance(row["loss"], str)]
+    loss, steps = train.closing_mean(rows, "loss")
     count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: run.state.params)))
     lines = [
         f"# {config.source}, tuned on {config.data}",
@@ -39,7 +39,7 @@ def write_report(config: FinetuneTextConfig, workdir: epath.Path, run: FinetuneR
         "| --- | --- |",
         f"| parameters trained | {count:,} |",
         f"| steps | {config.steps:,} of {config.batch_size} x {config.sequence_length} tokens |",
-        f"| loss, mean of the last {len(tail)} steps | {sum(tail) / max(len(tail), 1):.4f} nats a token |",
+        f"| loss, mean of the last {steps} steps | {loss:.4f} nats a token |",
         f"| updates skipped | {sum(bool(row.get('skipped')) for row in rows)} |",
     ]
     held_out = None if trained is None else validation(config)
