@@ -1,6 +1,6 @@
 """Steps against quality, by solver, at 5 to 100 evaluations of the network.
 
-Claim, in five parts, each judged over three seeds by the 95 % interval of the mean difference:
+Claim, in four parts (eight comparisons), each judged over three seeds by the 95 % interval of the mean difference:
 
 - DDIM's Fréchet distance to held-out digits is below DDPM's at 5, 10 and 20 evaluations (Song et al. 2021, arXiv
   2010.02502, table 1);
